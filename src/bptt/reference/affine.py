@@ -1,0 +1,171 @@
+"""Products of rows and matrices, and the readout s = h W^T + b with its gradients, in plain Python floats.
+
+A matrix is a list of rows. Every sum runs over its index in ascending order, one rounding a term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Row = list[float]
+Matrix = list[Row]
+
+
+def ascending_sum(values: Iterable[float]) -> float:
+    """Return the sum of the values in the order given, one rounding a term.
+
+    The built-in sum compensates rounding errors from Python 3.12 on, and so is not the same in every version.
+
+    Parameters
+    ----------
+    values : iterable of float
+
+    Returns
+    -------
+    float
+        0.0 for no value.
+    """
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+def dot(a: Row, b: Row) -> float:
+    """Return the sum of a_k b_k over ascending k.
+
+    Parameters
+    ----------
+    a, b : Row
+        (K,) each.
+
+    Returns
+    -------
+    float
+    """
+    return ascending_sum(a_k * b_k for a_k, b_k in zip(a, b, strict=True))
+
+
+def product(matrix: Matrix, row: Row) -> Row:
+    """Return ``matrix @ row``: (O, K) times (K,) is (O,).
+
+    Parameters
+    ----------
+    matrix : Matrix
+        (O, K).
+    row : Row
+        (K,).
+
+    Returns
+    -------
+    Row
+        (O,).
+    """
+    return [dot(row, w) for w in matrix]
+
+
+def transpose(matrix: Matrix) -> Matrix:
+    """Return the transpose of a matrix that has at least one row.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        (O, K), O >= 1.
+
+    Returns
+    -------
+    Matrix
+        (K, O).
+    """
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
+def add(a: Row, b: Row) -> Row:
+    """Return a + b, elementwise.
+
+    Parameters
+    ----------
+    a, b : Row
+        (K,) each.
+
+    Returns
+    -------
+    Row
+        (K,).
+    """
+    return [a_k + b_k for a_k, b_k in zip(a, b, strict=True)]
+
+
+def zeros_like(matrix: Matrix) -> Matrix:
+    """Return a matrix of zeros in the shape of another.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        (O, K).
+
+    Returns
+    -------
+    Matrix
+        (O, K).
+    """
+    return [[0.0 for _ in row] for row in matrix]
+
+
+def affine(x: Matrix, weight: Matrix, bias: Row | None) -> Matrix:
+    """Readout: s = x W^T + b.
+
+    Parameters
+    ----------
+    x : Matrix
+        (N, K).
+    weight : Matrix
+        (O, K).
+    bias : Row or None
+        (O,).
+
+    Returns
+    -------
+    Matrix
+        (N, O). Source: docs/equations.md, "Forward".
+    """
+    # s_n = W x_n + b
+    if bias is None:
+        return [product(weight, x_n) for x_n in x]
+    return [add(product(weight, x_n), bias) for x_n in x]
+
+
+def affine_backward(x: Matrix, weight: Matrix, dy: Matrix) -> tuple[Matrix, Matrix, Row]:
+    """Gradients of the readout.
+
+    Parameters
+    ----------
+    x : Matrix
+        (N, K), what :func:`affine` was given.
+    weight : Matrix
+        (O, K), O >= 1.
+    dy : Matrix
+        (N, O), gradient of the loss with respect to the readout's output.
+
+    Returns
+    -------
+    dx : Matrix
+        (N, K).
+    dweight : Matrix
+        (O, K).
+    dbias : Row
+        (O,). Source: docs/equations.md, "Backward".
+    """
+    # dx_n = W^T dy_n
+    columns = transpose(weight)
+    dx = [product(columns, dy_n) for dy_n in dy]
+    dweight = zeros_like(weight)
+    dbias = [0.0 for _ in weight]
+    for x_n, dy_n in zip(x, dy, strict=True):
+        for o, dy_no in enumerate(dy_n):
+            # dW_ok = sum over n of dy_no x_nk
+            for k, x_nk in enumerate(x_n):
+                dweight[o][k] += dy_no * x_nk
+            # db_o = sum over n of dy_no
+            dbias[o] += dy_no
+    return dx, dweight, dbias
