@@ -1,0 +1,103 @@
+"""The compiled kernels: `unroll` and `bptt` for one direction of one layer, and what belongs to them.
+
+The same source is compiled for three kinds of x86-64 processor; the best that this one has is chosen at import.
+``BPTT_CPU=baseline|avx2|avx512`` forces one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from typing import Any
+
+from bptt.checks import default_threads
+from bptt.kernels import _cpu as _cpu
+
+#: CPU variants in ascending order, by what `_cpu.level` returns.
+VARIANTS = ("baseline", "avx2", "avx512")
+
+
+def available() -> tuple[str, ...]:
+    """CPU variants that this processor runs, best last."""
+    return VARIANTS[: _cpu.level() + 1]
+
+
+def choose(forced: str | None) -> str:
+    """Name of the variant to load: the best there is, or the one forced.
+
+    Raises
+    ------
+    ImportError
+        `forced` is no variant, or one that this processor lacks.
+    """
+    names = available()
+    if not forced:
+        return names[-1]
+    if forced not in VARIANTS:
+        raise ImportError(f"BPTT_CPU: expected one of {', '.join(VARIANTS)}, got {forced!r}")
+    if forced not in names:
+        raise ImportError(f"BPTT_CPU={forced}: this processor has {', '.join(names)} only")
+    return forced
+
+
+#: The variant in use.  One that the processor has and that fails to import is an error, never a fallback.
+variant = choose(os.environ.get("BPTT_CPU"))
+_module = importlib.import_module(f"bptt.kernels._{variant}")
+
+CELLS: tuple[str, ...] = _module.CELLS
+unroll = _module.unroll
+bptt = _module.bptt
+affine = _module.affine
+affine_backward = _module.affine_backward
+softmax_cross_entropy = _module.softmax_cross_entropy
+elementwise = _module.elementwise
+fma_peak = _module.fma_peak
+read_bandwidth = _module.read_bandwidth
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def info() -> dict[str, Any]:
+    """What runs, and why: version, processor, CPU variant, variants available, threads, Python and NumPy."""
+    from importlib.metadata import version  # 20 ms that importing the package should not cost
+
+    import numpy as np
+
+    forced = os.environ.get("BPTT_CPU")
+    return {
+        "version": version("bptt"),
+        "processor": processor(),
+        "variant": variant,
+        "reason": f"BPTT_CPU={forced}" if forced else "the best that the processor has",
+        "variants": available(),
+        "threads": default_threads(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+__all__ = [
+    "CELLS",
+    "VARIANTS",
+    "affine",
+    "affine_backward",
+    "available",
+    "bptt",
+    "choose",
+    "elementwise",
+    "fma_peak",
+    "info",
+    "processor",
+    "read_bandwidth",
+    "softmax_cross_entropy",
+    "unroll",
+    "variant",
+]

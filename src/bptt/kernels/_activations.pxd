@@ -1,0 +1,170 @@
+"""exp, tanh, sigmoid and relu on vectors, and their derivatives from the output.
+
+Branch-free, at most 4 ULP in both precisions, exact at 0 and +-inf, NaN kept, tanh odd.  Clamps are written so
+that NaN passes: where_gt(a, b, x, y) takes y where a comparison with NaN fails.
+"""
+
+from libc.stddef cimport ptrdiff_t
+
+from bptt.kernels._tile cimport lanes_f32, lanes_f64, lanes_of, real, LANES_F32, LANES_F64
+
+cdef extern from "_lanes.h" nogil:
+    const float LANES_MAGIC_F32
+    const double LANES_MAGIC_F64
+    lanes_f32 f32_splat(float s)
+    lanes_f32 f32_load(const float *p)
+    lanes_f32 f32_load_part(const float *p, ptrdiff_t n)
+    void f32_store(float *p, lanes_f32 v)
+    void f32_store_part(float *p, lanes_f32 v, ptrdiff_t n)
+    lanes_f32 f32_abs(lanes_f32 v)
+    lanes_f32 f32_copysign(lanes_f32 v, lanes_f32 sign)
+    lanes_f32 f32_where_gt(lanes_f32 a, lanes_f32 b, lanes_f32 x, lanes_f32 y)
+    lanes_f32 f32_exp2_whole(lanes_f32 shifted)
+    lanes_f64 f64_splat(double s)
+    lanes_f64 f64_load(const double *p)
+    lanes_f64 f64_load_part(const double *p, ptrdiff_t n)
+    void f64_store(double *p, lanes_f64 v)
+    void f64_store_part(double *p, lanes_f64 v, ptrdiff_t n)
+    lanes_f64 f64_abs(lanes_f64 v)
+    lanes_f64 f64_copysign(lanes_f64 v, lanes_f64 sign)
+    lanes_f64 f64_where_gt(lanes_f64 a, lanes_f64 b, lanes_f64 x, lanes_f64 y)
+    lanes_f64 f64_exp2_whole(lanes_f64 shifted)
+
+ctypedef fused lanes:
+    lanes_f32
+    lanes_f64
+
+
+# ---------------------------------------------------------------- one name for both precisions
+
+cdef inline lanes splat(lanes *kind, double s) noexcept nogil:
+    if lanes is lanes_f32:
+        return f32_splat(<float> s)
+    else:
+        return f64_splat(s)
+
+
+cdef inline lanes where_gt(lanes a, lanes b, lanes x, lanes y) noexcept nogil:
+    if lanes is lanes_f32:
+        return f32_where_gt(a, b, x, y)
+    else:
+        return f64_where_gt(a, b, x, y)
+
+
+cdef inline lanes absolute(lanes v) noexcept nogil:
+    if lanes is lanes_f32:
+        return f32_abs(v)
+    else:
+        return f64_abs(v)
+
+
+# ---------------------------------------------------------------- functions
+
+cdef inline lanes_f32 exp_f32(lanes_f32 x) noexcept nogil:
+    # Cody and Waite: x = n ln 2 + r, |r| <= ln 2 / 2; coefficients of Cephes expf
+    cdef lanes_f32 top = f32_splat(89.0), bottom = f32_splat(-105.0)
+    cdef lanes_f32 magic = f32_splat(LANES_MAGIC_F32)
+    cdef lanes_f32 shifted, n, half, r, e
+    x = f32_where_gt(x, top, top, x)
+    x = f32_where_gt(bottom, x, bottom, x)
+    shifted = x * f32_splat(1.44269504088896341) + magic
+    n = shifted - magic
+    r = (x - n * f32_splat(0.693359375)) - n * f32_splat(-2.12194440e-4)
+    e = f32_splat(1.9875691500e-4) * r + f32_splat(1.3981999507e-3)
+    e = e * r + f32_splat(8.3334519073e-3)
+    e = e * r + f32_splat(4.1665795894e-2)
+    e = e * r + f32_splat(1.6666665459e-1)
+    e = e * r + f32_splat(5.0000001201e-1)
+    e = e * (r * r) + r + f32_splat(1.0)
+    # 2^n in two factors: the second product alone rounds, so subnormal results round once
+    half = n * f32_splat(0.5) + magic
+    return e * f32_exp2_whole(half) * f32_exp2_whole((n - (half - magic)) + magic)
+
+
+cdef inline lanes_f64 exp_f64(lanes_f64 x) noexcept nogil:
+    # Taylor to r^13: r^14 / 14! < 5e-18 for |r| <= ln 2 / 2
+    cdef lanes_f64 top = f64_splat(710.0), bottom = f64_splat(-746.0)
+    cdef lanes_f64 magic = f64_splat(LANES_MAGIC_F64)
+    cdef lanes_f64 shifted, n, half, r, e
+    x = f64_where_gt(x, top, top, x)
+    x = f64_where_gt(bottom, x, bottom, x)
+    shifted = x * f64_splat(1.4426950408889634074) + magic
+    n = shifted - magic
+    r = (x - n * f64_splat(6.93145751953125e-1)) - n * f64_splat(1.42860682030941723212e-6)
+    e = f64_splat(1.6059043836821614599e-10) * r + f64_splat(2.0876756987868098979e-9)
+    e = e * r + f64_splat(2.5052108385441718775e-8)
+    e = e * r + f64_splat(2.7557319223985890653e-7)
+    e = e * r + f64_splat(2.7557319223985890653e-6)
+    e = e * r + f64_splat(2.4801587301587301587e-5)
+    e = e * r + f64_splat(1.9841269841269841270e-4)
+    e = e * r + f64_splat(1.3888888888888888889e-3)
+    e = e * r + f64_splat(8.3333333333333333333e-3)
+    e = e * r + f64_splat(4.1666666666666666667e-2)
+    e = e * r + f64_splat(1.6666666666666666667e-1)
+    e = e * r + f64_splat(0.5)
+    e = e * (r * r) + r + f64_splat(1.0)
+    half = n * f64_splat(0.5) + magic
+    return e * f64_exp2_whole(half) * f64_exp2_whole((n - (half - magic)) + magic)
+
+
+cdef inline lanes_f32 tanh_f32(lanes_f32 x) noexcept nogil:
+    # x P(x^2) / Q(x^2), relative error 2.1e-8 on [0, 9.02] before rounding; tanh(9.02) rounds to 1
+    cdef lanes_f32 top = f32_splat(9.02), one = f32_splat(1.0)
+    cdef lanes_f32 a = f32_abs(x)
+    cdef lanes_f32 z, p, q
+    a = f32_where_gt(a, top, top, a)
+    z = a * a
+    p = f32_splat(1.3318065066077846e-8) * z + f32_splat(2.0582791034646104e-5)
+    q = f32_splat(7.7616163488775572e-7) * z + f32_splat(3.2830265340591945e-4)
+    p = p * z + f32_splat(3.4939953484700126e-3)
+    q = q * z + f32_splat(2.5870927886512200e-2)
+    p = p * z + f32_splat(0.13379686233365915)
+    q = q * z + f32_splat(0.46713001554631274)
+    p = p * z + one
+    q = q * z + one
+    a = (a * p) / q
+    return f32_copysign(f32_where_gt(a, one, one, a), x)
+
+
+cdef inline lanes_f64 tanh_f64(lanes_f64 x) noexcept nogil:
+    # |x| <= 0.625: x + x z P(z) / Q(z), z = x^2 (Cephes tanh);  above: 1 - 2 / (exp(2 |x|) + 1);  one division
+    cdef lanes_f64 top = f64_splat(22.0), one = f64_splat(1.0), edge = f64_splat(0.625)
+    cdef lanes_f64 a = f64_abs(x)
+    cdef lanes_f64 z, p, q, base
+    a = f64_where_gt(a, top, top, a)
+    z = a * a
+    p = f64_splat(-9.64399179425052238628e-1) * z + f64_splat(-9.92877231001918586564e1)
+    p = p * z + f64_splat(-1.61468768441708447952e3)
+    q = (z + f64_splat(1.12811678491632931402e2)) * z + f64_splat(2.23548839060100448583e3)
+    q = q * z + f64_splat(4.84406305325125486048e3)
+    p = f64_where_gt(a, edge, f64_splat(-2.0), a * z * p)
+    q = f64_where_gt(a, edge, exp_f64(a + a) + one, q)
+    base = f64_where_gt(a, edge, one, a)
+    return f64_copysign(base + p / q, x)
+
+
+cdef inline lanes exp_(lanes x) noexcept nogil:
+    if lanes is lanes_f32:
+        return exp_f32(x)
+    else:
+        return exp_f64(x)
+
+
+cdef inline lanes tanh_(lanes x) noexcept nogil:
+    if lanes is lanes_f32:
+        return tanh_f32(x)
+    else:
+        return tanh_f64(x)
+
+
+cdef inline lanes sigmoid_(lanes x) noexcept nogil:
+    # e = exp(-|x|);  1 / (1 + e) for x > 0, e / (1 + e) for x <= 0: no overflow, and full precision near 0
+    cdef lanes one = splat(<lanes *> NULL, 1.0)
+    cdef lanes zero = splat(<lanes *> NULL, 0.0)
+    cdef lanes e = exp_(zero - absolute(x))
+    return where_gt(x, zero, one, e) / (one + e)
+
+
+cdef inline lanes relu_(lanes x) noexcept nogil:
+    cdef lanes zero = splat(<lanes *> NULL, 0.0)
+    return where_gt(zero, x, zero, x)

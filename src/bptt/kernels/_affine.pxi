@@ -1,0 +1,135 @@
+# The readout's product and its gradients, with the same tile.
+
+
+cdef class AffineJob(Job):
+    """y = x W^T + b, or dx = dy W: rows in blocks."""
+
+    cdef bint double
+    cdef ptrdiff_t rows, K, N
+    cdef void *a        # IN (rows, K)
+    cdef void *packed   # IN (K, N) packed
+    cdef void *bias     # IN padded row or NULL
+    cdef void *c        # OUT (rows, N)
+
+    cdef void item(self, int64_t k, int worker) noexcept nogil:
+        cdef ptrdiff_t first = block_start(self.rows, self.items, k), last = block_start(self.rows, self.items, k + 1)
+        if self.interrupted(worker, 2.0 * (last - first) * self.K * self.N):
+            return
+        if self.double:
+            product(1, <const double *> self.a + first * self.K, self.K, 1, last - first,
+                    <const double *> self.packed, self.K, self.N, <double *> self.c + first * self.N, self.N,
+                    TILE_SET, <const double *> self.bias, False)
+        else:
+            product(1, <const float *> self.a + first * self.K, self.K, 1, last - first,
+                    <const float *> self.packed, self.K, self.N, <float *> self.c + first * self.N, self.N,
+                    TILE_SET, <const float *> self.bias, False)
+
+
+cdef class AffineGradientJob(Job):
+    """dW = dy^T x by panels of x, then db."""
+
+    cdef bint double
+    cdef ptrdiff_t rows, K, N
+    cdef Memory scratch
+    cdef size_t scratch_each
+    cdef void *x        # IN (rows, K)
+    cdef void *dy       # IN (rows, N)
+    cdef void *dweight  # OUT (N, K)
+    cdef void *dbias    # OUT (N,)
+
+    cdef void item(self, int64_t k, int worker) noexcept nogil:
+        cdef void *scratch = self.scratch.aligned + worker * self.scratch_each
+        if self.interrupted(worker, 2.0 * self.rows * self.N * 64):
+            return
+        if k == self.items - 1:
+            if self.double:
+                column_sums(<const double *> self.dy, self.N, self.rows, <double *> self.dbias, False)
+            else:
+                column_sums(<const float *> self.dy, self.N, self.rows, <float *> self.dbias, False)
+        elif self.double:
+            outer_panel(<const double *> self.dy, self.N, self.rows, <const double *> NULL, 0,
+                        <const double *> self.x, self.K, k, <double *> scratch, <double *> self.dweight, TILE_SET)
+        else:
+            outer_panel(<const float *> self.dy, self.N, self.rows, <const float *> NULL, 0,
+                        <const float *> self.x, self.K, k, <float *> scratch, <float *> self.dweight, TILE_SET)
+
+
+cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bias_at):
+    """W (O, K) packed for x W^T (turned) or dy W, and the padded bias behind it."""
+    cdef ptrdiff_t O = weight.shape[0], K = weight.shape[1]
+    cdef ptrdiff_t depth = K if turned else O, width = O if turned else K
+    cdef bint double = weight.itemsize == 8
+    cdef ptrdiff_t size = packed_size(<double *> NULL, depth, width) if double else packed_size(<float *> NULL, depth,
+                                                                                               width)
+    cdef ptrdiff_t wide = padded(<double *> NULL, width) if double else padded(<float *> NULL, width)
+    cdef Memory memory = Memory((size + wide) * (8 if double else 4))
+    bias_at[0] = size * (8 if double else 4)
+    if double:
+        pack(<const double *> buffers.read(weight), K, turned, depth, width, <double *> memory.aligned)
+    else:
+        pack(<const float *> buffers.read(weight), K, turned, depth, width, <float *> memory.aligned)
+    memset(memory.aligned + bias_at[0], 0, wide * (8 if double else 4))
+    if bias is not None:
+        memcpy(memory.aligned + bias_at[0], buffers.read(bias), O * (8 if double else 4))
+    return memory
+
+
+cdef object multiply(a, weight, bias, bint turned, int threads):
+    cdef AffineJob job = AffineJob()
+    cdef Buffers buffers = Buffers()
+    cdef size_t bias_at
+    cdef Memory memory = packed_weight(buffers, weight, bias, turned, &bias_at)
+    job.double = weight.itemsize == 8
+    job.rows, job.K = a.shape
+    job.N = weight.shape[0] if turned else weight.shape[1]
+    c = empty((job.rows, job.N), a.dtype)
+    job.a, job.c = buffers.read(a), buffers.write(c)
+    job.packed = memory.aligned
+    job.bias = memory.aligned + bias_at if bias is not None else NULL
+    if job.rows:
+        if 2.0 * job.rows * job.K * job.N < WORK_TO_SHARE:
+            threads = 1
+        job.run(max(ceil_div(job.rows, 2 * ROWS_TOGETHER), min(job.rows, threads)), threads - 1)
+    return c
+
+
+def affine(x, weight, bias, *, int threads=1):
+    """x W^T + b.
+
+    Parameters
+    ----------
+    x : ndarray (N, K)
+    weight : ndarray (O, K)
+    bias : ndarray (O,) or None
+    threads : int
+
+    Returns
+    -------
+    ndarray (N, O)
+    """
+    return multiply(x, weight, bias, True, threads)
+
+
+def affine_backward(x, weight, dy, *, int threads=1):
+    """Gradients of `affine` for dy (N, O): dx (N, K), dweight (O, K), dbias (O,)."""
+    cdef AffineGradientJob job = AffineGradientJob()
+    cdef Buffers buffers = Buffers()
+    cdef ptrdiff_t size = weight.itemsize
+    dx = multiply(dy, weight, None, False, threads)
+    job.double = size == 8
+    job.rows, job.K = x.shape
+    job.N = weight.shape[0]
+    dweight, dbias = empty((job.N, job.K), x.dtype), empty(job.N, x.dtype)
+    job.x, job.dy = buffers.read(x), buffers.read(dy)
+    job.dweight, job.dbias = buffers.write(dweight), buffers.write(dbias)
+    if job.rows:
+        if 2.0 * job.rows * job.K * job.N < WORK_TO_SHARE:
+            threads = 1
+        job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
+        job.scratch = Memory(job.scratch_each * max(threads, 1))
+        job.run((panel_count(<double *> NULL, job.K) if job.double else panel_count(<float *> NULL, job.K)) + 1,
+                threads - 1)
+    else:
+        memset(job.dweight, 0, job.N * job.K * size)
+        memset(job.dbias, 0, job.N * size)
+    return dx, dweight, dbias

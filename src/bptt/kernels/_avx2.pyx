@@ -1,0 +1,3 @@
+"""Kernels of the avx2 variant."""
+
+include "_kernels.pxi"

@@ -1,0 +1,3 @@
+"""Kernels of the avx512 variant."""
+
+include "_kernels.pxi"

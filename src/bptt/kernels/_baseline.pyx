@@ -1,0 +1,3 @@
+"""Kernels of the baseline variant."""
+
+include "_kernels.pxi"

@@ -1,0 +1,142 @@
+# Memory, buffers, and a call shared out over threads.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+cdef extern from "_share.h" nogil:
+    ctypedef long long share_count
+    int64_t share_add(share_count *c)
+    int64_t share_read(share_count *c)
+    void share_set(share_count *c, int64_t value)
+    void share_wait(int spins)
+
+cdef enum:
+    LINE = 64  # bytes in a cache line; panels start on one, so that no vector load straddles two
+    WORK_BETWEEN_SIGNALS = 1 << 30  # operations between looks for Ctrl-C: 5 ms at 200 GFLOP/s, 0.1 s at 10
+
+
+cdef class Memory:
+    """Uninitialised memory that starts on a cache line."""
+
+    cdef void *start
+    cdef char *aligned
+
+    def __cinit__(self, size_t size):
+        self.start = malloc(size + LINE)
+        if self.start is NULL:
+            raise MemoryError(f"bptt: could not allocate {size} bytes of working memory")
+        self.aligned = <char *> ((<uintptr_t> self.start + LINE - 1) & ~(<uintptr_t> LINE - 1))
+
+    def __dealloc__(self):
+        free(self.start)
+
+
+cdef class Buffers:
+    """Addresses of contiguous arrays, which stay in place until this object goes."""
+
+    cdef Py_buffer views[12]
+    cdef int count
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.count):
+            PyBuffer_Release(&self.views[i])
+
+    cdef void *read(self, array) except? NULL:
+        """Address of array's numbers; NULL for None."""
+        if array is None:
+            return NULL
+        PyObject_GetBuffer(array, &self.views[self.count], PyBUF_SIMPLE)
+        self.count += 1
+        return self.views[self.count - 1].buf
+
+    cdef void *write(self, array) except? NULL:
+        if array is None:
+            return NULL
+        PyObject_GetBuffer(array, &self.views[self.count], PyBUF_WRITABLE)
+        self.count += 1
+        return self.views[self.count - 1].buf
+
+
+cdef class Job:
+    """One call's work as a sequence of items that threads claim in order.
+
+    Item k may start once the first wait_for(k) items are done; which thread does an item changes no number.  The
+    caller works too, and returns when all is done; helpers that come after that find nothing to claim.
+    """
+
+    cdef share_count claimed
+    cdef share_count finished
+    cdef share_count stop
+    cdef share_count workers
+    cdef int64_t items
+    cdef double since_signals
+    cdef object error
+
+    cdef void item(self, int64_t k, int worker) noexcept nogil:
+        pass
+
+    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
+        return 0
+
+    cdef bint interrupted(self, int worker, double operations) noexcept nogil:
+        """True when the call should end early; the caller's thread looks for Ctrl-C now and then."""
+        if share_read(&self.stop):
+            return True
+        if worker == 0:
+            self.since_signals += operations
+            if self.since_signals > WORK_BETWEEN_SIGNALS:
+                self.since_signals = 0
+                with gil:
+                    self.look_for_signals()
+                return share_read(&self.stop) != 0
+        return False
+
+    cdef void look_for_signals(self) noexcept:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:  # noqa: BLE001  kept and raised by run
+            self.error = error
+            share_set(&self.stop, 1)
+
+    cdef void work(self, int worker) noexcept nogil:
+        cdef int64_t k
+        cdef int spins
+        while True:
+            k = share_add(&self.claimed)
+            if k >= self.items:
+                return
+            self.wait(worker, self.wait_for(k))
+            if not share_read(&self.stop):
+                self.item(k, worker)
+            share_add(&self.finished)
+
+    cdef void wait(self, int worker, int64_t done) noexcept nogil:
+        cdef int spins = 0
+        while share_read(&self.finished) < done:
+            spins += 1
+            share_wait(spins)
+            if worker == 0 and spins % 65536 == 0:
+                with gil:
+                    self.look_for_signals()
+
+    def help(self):
+        """Run by a thread of the pool."""
+        cdef int worker
+        with nogil:
+            worker = <int> share_add(&self.workers) + 1
+            self.work(worker)
+
+    cdef int run(self, int64_t items, int helpers) except -1:
+        self.items = items
+        if helpers > 0:
+            submit(self.help, helpers)
+        with nogil:
+            self.work(0)
+            self.wait(0, items)
+        if self.error is not None:
+            raise self.error
+        return 0

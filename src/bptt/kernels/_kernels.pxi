@@ -1,0 +1,26 @@
+# All of one CPU variant: included by _baseline.pyx, _avx2.pyx and _avx512.pyx, which differ in compiler flags only.
+
+from libc.math cimport log
+from libc.stddef cimport ptrdiff_t
+
+from time import perf_counter
+
+from numpy import dtype as as_dtype
+from numpy import empty
+
+from bptt.arrays import Weights
+from bptt.kernels._activations cimport (
+    exp_, exp_f32, exp_f64, f32_load, f32_load_part, f32_splat, f32_store, f32_store_part, f64_load, f64_load_part,
+    f64_splat, f64_store, f64_store_part, sigmoid_, tanh_,
+)
+from bptt.kernels._cells cimport IDENTITY, RELU, SIGMOID, TANH, cell_backward, cell_forward
+from bptt.kernels._pool import submit
+from bptt.kernels._tile cimport *
+
+include "_job.pxi"
+include "_panels.pxi"
+include "_unroll.pxi"
+include "_bptt.pxi"
+include "_affine.pxi"
+include "_losses.pxi"
+include "_measure.pxi"

@@ -1,0 +1,127 @@
+/* Vector types: LANES_F32 floats or LANES_F64 doubles that one instruction handles.
+ *
+ * GCC and Clang write ordinary arithmetic on them (a * b + c) as one instruction; a compiler without vector
+ * types gets vectors of one lane and still builds.  aligned(sizeof(real)) makes every load an unaligned one,
+ * may_alias lets a row of a NumPy array be read as vectors.
+ */
+#ifndef BPTT_LANES_H
+#define BPTT_LANES_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#if !defined(__GNUC__)
+#define LANES_BYTES 0
+#elif defined(__AVX512F__)
+#define LANES_BYTES 64
+#elif defined(__AVX__)
+#define LANES_BYTES 32
+#else
+#define LANES_BYTES 16 /* SSE2, NEON */
+#endif
+
+#if LANES_BYTES
+#define LANES_F32 (LANES_BYTES / 4)
+#define LANES_F64 (LANES_BYTES / 8)
+typedef float lanes_f32 __attribute__((vector_size(LANES_BYTES), aligned(4), may_alias));
+typedef double lanes_f64 __attribute__((vector_size(LANES_BYTES), aligned(8), may_alias));
+typedef int32_t lanes_i32 __attribute__((vector_size(LANES_BYTES), aligned(4), may_alias));
+typedef int64_t lanes_i64 __attribute__((vector_size(LANES_BYTES), aligned(8), may_alias));
+#define LANES_INLINE static inline __attribute__((always_inline, unused))
+#define LANES_UNUSED __attribute__((unused))
+#else
+#define LANES_F32 1
+#define LANES_F64 1
+typedef float lanes_f32;
+typedef double lanes_f64;
+typedef int32_t lanes_i32;
+typedef int64_t lanes_i64;
+#define LANES_INLINE static __inline
+#define LANES_UNUSED
+#endif
+
+/* One source for both precisions: load, store, splat, partial load and store, bit casts. */
+#if LANES_BYTES
+#define LANES_SPLAT(V, s) ((s) - (V){0}) /* s - 0 keeps -0 and NaN */
+#define LANES_SELECT(m, a, b) (((m) & (a)) | (~(m) & (b)))
+#else
+#define LANES_SPLAT(V, s) ((V)(s))
+#define LANES_SELECT(m, a, b) ((m) ? (a) : (b))
+#endif
+
+#define LANES_DEFINE(P, REAL, V, INT, IV)                                                              \
+    LANES_INLINE V P##_splat(REAL s) { return LANES_SPLAT(V, s); }                                     \
+    LANES_INLINE V P##_load(const REAL *p) { return *(const V *)p; }                                   \
+    LANES_INLINE void P##_store(REAL *p, V v) { *(V *)p = v; }                                         \
+    LANES_INLINE IV P##_bits(V v) { IV i; memcpy(&i, &v, sizeof i); return i; }                        \
+    LANES_INLINE V P##_from_bits(IV i) { V v; memcpy(&v, &i, sizeof v); return v; }                    \
+    LANES_INLINE V P##_abs(V v) { return P##_from_bits(P##_bits(v) & ~P##_bits(P##_splat((REAL)-0.0))); } \
+    LANES_INLINE V P##_copysign(V v, V sign)                                                           \
+    {                                                                                                  \
+        return P##_from_bits(P##_bits(v) | (P##_bits(sign) & P##_bits(P##_splat((REAL)-0.0))));        \
+    }                                                                                                  \
+    /* where a > b take x, else y (y where a or b is NaN) */                                           \
+    LANES_INLINE V P##_where_gt(V a, V b, V x, V y)                                                    \
+    {                                                                                                  \
+        IV m = (IV)(a > b);                                                                            \
+        return P##_from_bits(LANES_SELECT(m, P##_bits(x), P##_bits(y)));                               \
+    }
+
+LANES_DEFINE(f32, float, lanes_f32, int32_t, lanes_i32)
+LANES_DEFINE(f64, double, lanes_f64, int64_t, lanes_i64)
+
+/* 2^n for whole n in the normal range, n given as round-to-nearest does: value + magic, magic = 1.5 * 2^(fraction bits) */
+#define LANES_MAGIC_F32 12582912.0f
+#define LANES_MAGIC_F64 6755399441055744.0
+LANES_INLINE lanes_f32 f32_exp2_whole(lanes_f32 shifted)
+{
+    return f32_from_bits((f32_bits(shifted) - f32_bits(f32_splat(LANES_MAGIC_F32)) + 127) << 23);
+}
+LANES_INLINE lanes_f64 f64_exp2_whole(lanes_f64 shifted)
+{
+    return f64_from_bits((f64_bits(shifted) - f64_bits(f64_splat(LANES_MAGIC_F64)) + 1023) << 52);
+}
+
+/* The first n lanes, 0 < n < lanes: never touches memory past p + n; the other lanes read 0. */
+#if defined(__AVX512F__)
+LANES_INLINE lanes_f32 f32_load_part(const float *p, ptrdiff_t n)
+{
+    return (lanes_f32)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+LANES_INLINE void f32_store_part(float *p, lanes_f32 v, ptrdiff_t n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
+}
+LANES_INLINE lanes_f64 f64_load_part(const double *p, ptrdiff_t n)
+{
+    return (lanes_f64)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1u), p);
+}
+LANES_INLINE void f64_store_part(double *p, lanes_f64 v, ptrdiff_t n)
+{
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1u), (__m512d)v);
+}
+#else
+#define LANES_PART(P, REAL, V)                                                                         \
+    LANES_INLINE V P##_load_part(const REAL *p, ptrdiff_t n)                                           \
+    {                                                                                                  \
+        REAL buffer[sizeof(V) / sizeof(REAL)] = {0};                                                   \
+        for (ptrdiff_t j = 0; j < n; ++j)                                                              \
+            buffer[j] = p[j];                                                                          \
+        return P##_load(buffer);                                                                       \
+    }                                                                                                  \
+    LANES_INLINE void P##_store_part(REAL *p, V v, ptrdiff_t n)                                        \
+    {                                                                                                  \
+        REAL buffer[sizeof(V) / sizeof(REAL)];                                                         \
+        P##_store(buffer, v);                                                                          \
+        for (ptrdiff_t j = 0; j < n; ++j)                                                              \
+            p[j] = buffer[j];                                                                          \
+    }
+LANES_PART(f32, float, lanes_f32)
+LANES_PART(f64, double, lanes_f64)
+#endif
+
+#endif

@@ -1,0 +1,35 @@
+/* The four atomic operations by which threads share out the items of one call. */
+#ifndef BPTT_SHARE_H
+#define BPTT_SHARE_H
+
+#include <stdint.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <windows.h>
+typedef volatile LONG64 share_count;
+static __inline int64_t share_add(share_count *c) { return InterlockedExchangeAdd64(c, 1); }
+static __inline int64_t share_read(share_count *c) { return InterlockedExchangeAdd64(c, 0); }
+static __inline void share_set(share_count *c, int64_t value) { InterlockedExchange64(c, value); }
+static __inline void share_wait(int spins) { if (spins > 64) SwitchToThread(); else YieldProcessor(); }
+#else
+#include <sched.h>
+typedef int64_t share_count;
+/* returns the value before */
+static inline int64_t share_add(share_count *c) { return __atomic_fetch_add(c, 1, __ATOMIC_ACQ_REL); }
+static inline int64_t share_read(share_count *c) { return __atomic_load_n(c, __ATOMIC_ACQUIRE); }
+static inline void share_set(share_count *c, int64_t value) { __atomic_store_n(c, value, __ATOMIC_RELEASE); }
+/* spin a little, then let another thread have the core */
+static inline void share_wait(int spins)
+{
+    if (spins > 200)
+        sched_yield();
+#if defined(__x86_64__) || defined(__i386__)
+    else
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    else
+        __asm__ volatile("yield");
+#endif
+}
+#endif
+#endif

@@ -1,0 +1,173 @@
+/* The register tile: ROWS x WIDTH vectors of C += A times a packed panel, accumulators in registers.
+ *
+ *     C[i, j] = start[i, j] + sum_k A[i, k] * panel[k, j]          start = a bias row, 0, or C itself
+ *
+ * A is a[i * a_row + k * a_k] (rows as they lie, or columns of a matrix read transposed); panel[k] is WIDTH whole
+ * vectors, zero-padded; the last vector of C may end after `tail` lanes.
+ *
+ * CHAINS: the sum over k is kept as CHAINS interleaved partial sums (k = g mod CHAINS), added in the order
+ * ((start + s_0) + s_1) + ...  A fused multiply-add takes four cycles and two can start in each, so a row of few
+ * vectors needs several sums at once; which CHAINS is chosen from the shape of the matrix alone, never from the
+ * number of rows, so that a row has the same bits alone and in a batch.
+ *
+ * Each (CHAINS, WIDTH, ROWS) is code of its own, unrolled over i, g and j: accumulators are registers only if the
+ * compiler sees the bounds.  ROWS * CHAINS * WIDTH <= TILE_SUMS: 24 + 4 + 1 of the 32 registers of AVX-512 and
+ * NEON, 12 + 2 + 1 of the 16 of AVX2 and SSE.
+ */
+#ifndef BPTT_TILE_H
+#define BPTT_TILE_H
+
+#include "_lanes.h"
+
+#define TILE_HEIGHT 6
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define TILE_WIDTH 4
+#define TILE_SUMS 24
+#else
+#define TILE_WIDTH 2
+#define TILE_SUMS 12
+#endif
+
+#if defined(__clang__)
+#define TILE_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define TILE_UNROLL _Pragma("GCC unroll 8")
+#else
+#define TILE_UNROLL
+#endif
+
+/* How the first vectors' sums start and where they go. */
+#define TILE_SET 0 /* C = bias + sums (bias NULL: 0) */
+#define TILE_ADD 1 /* C = C + sums */
+
+#define TILE_DEFINE(P, REAL, V, L, CHAINS, WIDTH, ROWS)                                                \
+    LANES_INLINE void P##_tile_##CHAINS##_##WIDTH##_##ROWS(                                            \
+        const REAL *a, ptrdiff_t a_row, ptrdiff_t a_k, const REAL *panel, ptrdiff_t K, REAL *c,        \
+        ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias)                                    \
+    {                                                                                                  \
+        V s[ROWS][CHAINS][WIDTH];                                                                      \
+        ptrdiff_t k = 0;                                                                               \
+        TILE_UNROLL for (int i = 0; i < ROWS; ++i)                                                     \
+            TILE_UNROLL for (int g = 0; g < CHAINS; ++g)                                               \
+                TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                            \
+                    s[i][g][j] = g == 0 && bias ? P##_load(bias + j * L) : P##_splat(0);               \
+        for (; k + CHAINS <= K; k += CHAINS) {                                                         \
+            TILE_UNROLL for (int g = 0; g < CHAINS; ++g) {                                             \
+                V b[WIDTH];                                                                            \
+                TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                            \
+                    b[j] = P##_load(panel + ((k + g) * WIDTH + j) * L);                                \
+                TILE_UNROLL for (int i = 0; i < ROWS; ++i) {                                           \
+                    V x = P##_splat(a[i * a_row + (k + g) * a_k]);                                     \
+                    TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                        \
+                        s[i][g][j] = s[i][g][j] + x * b[j];                                            \
+                }                                                                                      \
+            }                                                                                          \
+        }                                                                                              \
+        TILE_UNROLL for (int g = 0; g < CHAINS - 1; ++g) {                                             \
+            if (k + g < K) {                                                                           \
+                TILE_UNROLL for (int i = 0; i < ROWS; ++i)                                             \
+                    TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                        \
+                        s[i][g][j] = s[i][g][j] + P##_splat(a[i * a_row + (k + g) * a_k]) *            \
+                                                      P##_load(panel + ((k + g) * WIDTH + j) * L);     \
+            }                                                                                          \
+        }                                                                                              \
+        TILE_UNROLL for (int i = 0; i < ROWS; ++i)                                                     \
+            TILE_UNROLL for (int j = 0; j < WIDTH; ++j) {                                              \
+                REAL *p = c + i * ldc + j * L;                                                         \
+                int part = j == WIDTH - 1 && tail < L;                                                 \
+                V v = s[i][0][j];                                                                      \
+                if (start == TILE_ADD)                                                                 \
+                    v = v + (part ? P##_load_part(p, tail) : P##_load(p));                             \
+                TILE_UNROLL for (int g = 1; g < CHAINS; ++g)                                           \
+                    v = v + s[i][g][j];                                                                \
+                if (part)                                                                              \
+                    P##_store_part(p, v, tail);                                                        \
+                else                                                                                   \
+                    P##_store(p, v);                                                                   \
+            }                                                                                          \
+    }
+
+/* One row times PANELS neighbouring panels of TILE_WIDTH vectors: as many sums as one wide tile has, in the same
+ * order as the narrow ones. */
+#define TILE_DEFINE_ROW(P, REAL, V, L, PANELS)                                                         \
+    LANES_INLINE void P##_tile_row(const REAL *a, ptrdiff_t a_k, const REAL *panel, ptrdiff_t apart,   \
+                                   ptrdiff_t K, REAL *c, int start, const REAL *bias)                  \
+    {                                                                                                  \
+        V s[PANELS][TILE_WIDTH];                                                                       \
+        TILE_UNROLL for (int g = 0; g < PANELS; ++g)                                                   \
+            TILE_UNROLL for (int j = 0; j < TILE_WIDTH; ++j)                                           \
+                s[g][j] = bias ? P##_load(bias + (g * TILE_WIDTH + j) * L) : P##_splat(0);             \
+        for (ptrdiff_t k = 0; k < K; ++k) {                                                            \
+            V x = P##_splat(a[k * a_k]);                                                               \
+            TILE_UNROLL for (int g = 0; g < PANELS; ++g)                                               \
+                TILE_UNROLL for (int j = 0; j < TILE_WIDTH; ++j)                                       \
+                    s[g][j] = s[g][j] + x * P##_load(panel + g * apart + (k * TILE_WIDTH + j) * L);    \
+        }                                                                                              \
+        TILE_UNROLL for (int g = 0; g < PANELS; ++g)                                                   \
+            TILE_UNROLL for (int j = 0; j < TILE_WIDTH; ++j) {                                         \
+                REAL *p = c + (g * TILE_WIDTH + j) * L;                                                \
+                P##_store(p, start == TILE_ADD ? (V)(s[g][j] + P##_load(p)) : s[g][j]);                \
+            }                                                                                          \
+    }
+#define TILE_ROW_PANELS (8 / TILE_WIDTH)
+
+#define TILE_CASE(P, CHAINS, WIDTH, ROWS)                                                              \
+    case (CHAINS * 8 + WIDTH) * 8 + ROWS:                                                              \
+        P##_tile_##CHAINS##_##WIDTH##_##ROWS(a, a_row, a_k, panel, K, c, ldc, tail, start, bias);      \
+        return;
+
+/* X(chains, width, rows) of every tile there is. */
+#define TILE_ROWS_6(X, ...) X(__VA_ARGS__, 4) X(__VA_ARGS__, 5) X(__VA_ARGS__, 6)
+#define TILE_ROWS_3(X, ...) X(__VA_ARGS__, 1) X(__VA_ARGS__, 2) X(__VA_ARGS__, 3)
+#if TILE_WIDTH == 4
+#define TILE_LIST(X, ...)                                                                              \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 1) TILE_ROWS_6(X, __VA_ARGS__, 1, 1)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 2) TILE_ROWS_6(X, __VA_ARGS__, 1, 2)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 3) TILE_ROWS_6(X, __VA_ARGS__, 1, 3)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 4) TILE_ROWS_6(X, __VA_ARGS__, 1, 4)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 1) TILE_ROWS_6(X, __VA_ARGS__, 2, 1)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 2) TILE_ROWS_6(X, __VA_ARGS__, 2, 2)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 3) X(__VA_ARGS__, 2, 3, 4)                                          \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 4)                                                                  \
+    TILE_ROWS_3(X, __VA_ARGS__, 4, 1) TILE_ROWS_6(X, __VA_ARGS__, 4, 1)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 4, 2)                                                                  \
+    X(__VA_ARGS__, 4, 3, 1) X(__VA_ARGS__, 4, 3, 2)
+#else
+#define TILE_LIST(X, ...)                                                                              \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 1) TILE_ROWS_6(X, __VA_ARGS__, 1, 1)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 1, 2) TILE_ROWS_6(X, __VA_ARGS__, 1, 2)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 1) TILE_ROWS_6(X, __VA_ARGS__, 2, 1)                                \
+    TILE_ROWS_3(X, __VA_ARGS__, 2, 2)
+#endif
+
+#define TILE_PRECISION(P, REAL, V, L)                                                                  \
+    TILE_LIST(TILE_DEFINE, P, REAL, V, L)                                                              \
+    TILE_DEFINE_ROW(P, REAL, V, L, TILE_ROW_PANELS)                                                    \
+    /* rows <= tile_height(chains, width) */                                                           \
+    static LANES_UNUSED void P##_tile(int chains, int width, int rows, const REAL *a, ptrdiff_t a_row, \
+                                      ptrdiff_t a_k, const REAL *panel, ptrdiff_t K, REAL *c,          \
+                                      ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias)      \
+    {                                                                                                  \
+        switch ((chains * 8 + width) * 8 + rows) { TILE_LIST(TILE_CASE, P) }                           \
+    }
+
+TILE_PRECISION(f32, float, lanes_f32, LANES_F32)
+TILE_PRECISION(f64, double, lanes_f64, LANES_F64)
+
+LANES_INLINE int tile_height(int chains, int width)
+{
+    int h = TILE_SUMS / (chains * width);
+    return h < TILE_HEIGHT ? h : TILE_HEIGHT;
+}
+
+/* How many interleaved sums a recurrent product of `vectors` output vectors and depth K needs to hide the latency
+ * of a multiply-add when it has one row; K / chains >= 4. */
+LANES_INLINE int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
+{
+    if (vectors >= 8 || K < 8)
+        return 1;
+    if (vectors >= 4 || K < 16 || TILE_SUMS < 24)
+        return 2;
+    return 4;
+}
+#endif

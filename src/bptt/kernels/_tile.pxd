@@ -1,0 +1,220 @@
+"""Products with a packed operand: the loops around the register tile of _tile.h, and packing.
+
+A packed matrix of K rows and N columns is a sequence of panels.  Its columns are cut into whole vectors (the last
+one zero-padded), the vectors into panels of TILE_WIDTH or one fewer, split evenly (5 vectors: 3 + 2); a panel
+holds its vectors for k = 0..K-1.  packed_size says how many numbers that takes.
+"""
+
+from libc.stddef cimport ptrdiff_t
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "_lanes.h" nogil:
+    ctypedef float lanes_f32
+    ctypedef double lanes_f64
+    ctypedef int lanes_i32
+    ctypedef long long lanes_i64
+    const int LANES_F32
+    const int LANES_F64
+
+cdef extern from "_tile.h" nogil:
+    const int TILE_WIDTH
+    const int TILE_HEIGHT
+    const int TILE_ROW_PANELS
+    const int TILE_SET
+    const int TILE_ADD
+    int tile_height(int chains, int width)
+    int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
+    void f32_tile(int chains, int width, int rows, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                  const float *panel, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
+                  const float *bias)
+    void f64_tile(int chains, int width, int rows, const double *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                  const double *panel, ptrdiff_t K, double *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
+                  const double *bias)
+    void f32_tile_row(const float *a, ptrdiff_t a_k, const float *panel, ptrdiff_t apart, ptrdiff_t K, float *c,
+                      int start, const float *bias)
+    void f64_tile_row(const double *a, ptrdiff_t a_k, const double *panel, ptrdiff_t apart, ptrdiff_t K, double *c,
+                      int start, const double *bias)
+
+cdef extern from "_pack.h" nogil:
+    void f32_pack_turned(const float *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, float *out, ptrdiff_t out_k)
+    void f64_pack_turned(const double *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, double *out, ptrdiff_t out_k)
+    void f32_pack_straight(const float *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, float *out,
+                           ptrdiff_t out_k)
+    void f64_pack_straight(const double *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, double *out,
+                           ptrdiff_t out_k)
+
+# One panel block of this depth (64 columns of float32: 64 KiB) stays in the nearest caches while the rows pass by;
+# a longer sum over k is a sum of blocks, which also bounds its rounding error.
+cdef enum:
+    BLOCK_K = 256
+
+
+cdef inline ptrdiff_t lanes_of(real *kind) noexcept nogil:
+    if real is float:
+        return LANES_F32
+    else:
+        return LANES_F64
+
+
+cdef inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline ptrdiff_t padded(real *kind, ptrdiff_t N) noexcept nogil:
+    """N rounded up to whole vectors."""
+    return ceil_div(N, lanes_of(kind)) * lanes_of(kind)
+
+
+cdef inline ptrdiff_t packed_size(real *kind, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
+    return K * padded(kind, N)
+
+
+cdef inline ptrdiff_t panel_count(real *kind, ptrdiff_t N) noexcept nogil:
+    return ceil_div(ceil_div(N, lanes_of(kind)), TILE_WIDTH)
+
+
+cdef inline ptrdiff_t panel_start(real *kind, ptrdiff_t N, ptrdiff_t p) noexcept nogil:
+    """First vector of panel p; panel_start(panel_count) is the number of vectors."""
+    cdef ptrdiff_t vectors = ceil_div(N, lanes_of(kind))
+    cdef ptrdiff_t panels = ceil_div(vectors, TILE_WIDTH)
+    return p * (vectors // panels) + min(p, vectors % panels)
+
+
+cdef inline int chains_for(real *kind, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
+    """Interleaved sums of a recurrent product (see _tile.h): a matter of the matrix, not of the rows."""
+    return tile_chains(ceil_div(N, lanes_of(kind)), K)
+
+
+cdef inline void tile(int chains, int width, int rows, const real *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                      const real *panel, ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
+                      const real *bias) noexcept nogil:
+    if real is float:
+        f32_tile(chains, width, rows, a, a_row, a_k, panel, K, c, ldc, tail, start, bias)
+    else:
+        f64_tile(chains, width, rows, a, a_row, a_k, panel, K, c, ldc, tail, start, bias)
+
+
+cdef inline void tile_row(const real *a, ptrdiff_t a_k, const real *panel, ptrdiff_t apart, ptrdiff_t K, real *c,
+                          int start, const real *bias) noexcept nogil:
+    if real is float:
+        f32_tile_row(a, a_k, panel, apart, K, c, start, bias)
+    else:
+        f64_tile_row(a, a_k, panel, apart, K, c, start, bias)
+
+
+cdef inline void panel_product(
+    int chains, int width, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *panel,
+    ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start, const real *bias
+) noexcept nogil:
+    """C[:, one panel] (+)= A (rows, K) panel (K, width vectors), rows split evenly over tiles."""
+    cdef ptrdiff_t groups = ceil_div(rows, tile_height(chains, width))
+    cdef ptrdiff_t g, row = 0, height
+    for g in range(groups):
+        # 32 rows are 6 + 6 + 5 + 5 + 5 + 5: five sixes and a two would leave the last tile waiting on latency
+        height = rows // groups + (1 if g < rows % groups else 0)
+        tile(chains, width, <int> height, a + row * a_row, a_row, a_k, panel, K, c + row * ldc, ldc, tail, start,
+             bias)
+        row += height
+
+
+cdef inline void product(
+    int chains, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *packed, ptrdiff_t K,
+    ptrdiff_t N, real *c, ptrdiff_t ldc, int start, const real *bias, bint backwards
+) noexcept nogil:
+    """C (rows, N) = bias + A (rows, K) W (K, N)  or  C += A W, W packed.  bias: padded row or NULL for 0.
+
+    backwards walks the panels from the last to the first, so that every other time step finds the panels that the
+    step before used last still in cache; it changes no sum.
+    """
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t panels = panel_count(<real *> NULL, N)
+    cdef ptrdiff_t i = 0, p, first, width, k, depth, tail, together
+    cdef const real *panel
+    cdef const real *initial
+    while i < panels:
+        together = 1
+        if rows == 1 and chains == 1 and panels - i >= TILE_ROW_PANELS:
+            # all panels of the group of full width and no part vector at the end
+            p = panels - i - TILE_ROW_PANELS if backwards else i
+            first = panel_start(<real *> NULL, N, p)
+            if (panel_start(<real *> NULL, N, p + TILE_ROW_PANELS) - first == TILE_ROW_PANELS * TILE_WIDTH
+                    and (first + TILE_ROW_PANELS * TILE_WIDTH) * L <= N):
+                together = TILE_ROW_PANELS
+        if together == 1:
+            p = panels - 1 - i if backwards else i
+            first = panel_start(<real *> NULL, N, p)
+        i += together
+        width = panel_start(<real *> NULL, N, p + 1) - first
+        tail = min(L, N - (first + width - 1) * L)
+        panel = packed + first * L * K
+        k = 0
+        while k < K:
+            depth = min(K - k, <ptrdiff_t> BLOCK_K)
+            initial = bias + first * L if bias != NULL and k == 0 else NULL
+            if together > 1:
+                tile_row(a + k * a_k, a_k, panel + k * width * L, width * L * K, depth, c + first * L,
+                         start if k == 0 else TILE_ADD, initial)
+            else:
+                panel_product(chains, <int> width, a + k * a_k, a_row, a_k, rows, panel + k * width * L, depth,
+                              c + first * L, ldc, tail, start if k == 0 else TILE_ADD, initial)
+            k += depth
+
+
+cdef inline void pack_turned(
+    const real *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, real *out, ptrdiff_t out_k
+) noexcept nogil:
+    """One vector column: out[k * out_k + n] = w[n * ldw + k] for n < rows <= lanes, 0 in the other lanes."""
+    if real is float:
+        f32_pack_turned(w, ldw, rows, K, out, out_k)
+    else:
+        f64_pack_turned(w, ldw, rows, K, out, out_k)
+
+
+cdef inline void pack_straight(
+    const real *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, real *out, ptrdiff_t out_k
+) noexcept nogil:
+    """One vector column: out[k * out_k + n] = w[k * ldw + n] for n < columns <= lanes, 0 in the other lanes."""
+    if real is float:
+        f32_pack_straight(w, ldw, columns, K, out, out_k)
+    else:
+        f64_pack_straight(w, ldw, columns, K, out, out_k)
+
+
+cdef inline void pack_panel(
+    const real *w, ptrdiff_t ldw, bint turned, ptrdiff_t K, ptrdiff_t N, ptrdiff_t p, real *out
+) noexcept nogil:
+    """Panel p of W (K, N): W[k, n] = w[k * ldw + n], or w[n * ldw + k] where turned."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
+    cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
+    cdef ptrdiff_t j, n
+    for j in range(width):
+        n = (first + j) * L
+        if turned:
+            pack_turned(w + n * ldw, ldw, min(L, N - n), K, out + j * L, width * L)
+        else:
+            pack_straight(w + n, ldw, min(L, N - n), K, out + j * L, width * L)
+
+
+cdef inline void pack(
+    const real *w, ptrdiff_t ldw, bint turned, ptrdiff_t K, ptrdiff_t N, real *packed
+) noexcept nogil:
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t p
+    for p in range(panel_count(<real *> NULL, N)):
+        pack_panel(w, ldw, turned, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
+
+
+cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w) noexcept nogil:
+    """w (K, N) from its panels."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t p, first, width, k, n
+    for p in range(panel_count(<real *> NULL, N)):
+        first = panel_start(<real *> NULL, N, p)
+        width = panel_start(<real *> NULL, N, p + 1) - first
+        for k in range(K):
+            for n in range(first * L, min(N, (first + width) * L)):
+                w[k * N + n] = packed[first * L * K + k * width * L + n - first * L]

@@ -1,0 +1,35 @@
+/* Processor features, as the operating system lets programs use them. */
+#ifndef BPTT_CPU_H
+#define BPTT_CPU_H
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#include <cpuid.h>
+#include <stdint.h>
+
+static uint64_t cpu_xcr0(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return ((uint64_t)high << 32) | low;
+}
+
+/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ: every feature that the variant's compiler flags turn on, and the
+ * registers it uses saved by the operating system (XCR0). */
+static int cpu_level(void)
+{
+    unsigned a, b, c, d, b7;
+    uint64_t saved;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_AVX) || !(c & bit_FMA))
+        return 0;
+    saved = cpu_xcr0();
+    if ((saved & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b7, &c, &d) || !(b7 & bit_AVX2))
+        return 0;
+    if ((saved & 0xe6) != 0xe6 || !(b7 & bit_AVX512F) || !(b7 & bit_AVX512VL) || !(b7 & bit_AVX512BW) ||
+        !(b7 & bit_AVX512DQ))
+        return 1;
+    return 2;
+}
+#else
+static int cpu_level(void) { return 0; }
+#endif
+#endif
