@@ -1,0 +1,106 @@
+"""What RNN and Linear have in common: parameters that a user may edit, and everything else fixed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bptt import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from bptt.arrays import Array
+
+#: PyTorch's names of a recurrent layer's parameters, in the order of the fields of `Weights`.
+RNN_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+class Parametrised(ABC):
+    """Base of an object made of options, fixed for its life, and of named parameters, which a user may edit.
+
+    A subclass names its options in `_options` and derives from them, in `_prepare`, what it needs besides.
+
+    Attributes
+    ----------
+    parameters : dict
+        From PyTorch's name to a plain array. Edit these in place, or assign entries: every call reads them
+        afresh.
+    """
+
+    __slots__ = ("__weakref__", "_seen", "_shapes", "parameters")
+
+    _options: ClassVar[tuple[str, ...]] = ()
+    _shapes: dict[str, checks.Shape]
+    # The arrays of the last call. One that had to be converted is not the user's, and so never taken for it:
+    # the user's may have been edited since.
+    _seen: Any
+    parameters: dict[str, Array]
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Derive what a call would otherwise work out each time: `_shapes` and more."""
+
+    def _read(self) -> dict[str, Array]:
+        """Return the parameters, checked, as the ground floor takes them."""
+        return checks.named_arrays("parameters", self.parameters, self._shapes, self.dtype)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Return copies of the parameters under PyTorch's names."""
+        return {name: np.array(value) for name, value in self._read().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, npt.ArrayLike]) -> None:
+        """Copy values into the parameters.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            From PyTorch's names to arrays: of `state_dict`, or of the PyTorch module of the same shape on the
+            CPU.
+
+        Raises
+        ------
+        TypeError
+            If an array has another dtype than this object.
+        ValueError
+            If a name is missing or surplus, or a shape is wrong. Nothing is changed then.
+        """
+        arrays = checks.named_arrays("state_dict", state_dict, self._shapes, self.dtype)
+        for name, value in arrays.items():
+            self.parameters[name][...] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A changed size would disagree with the parameters, and the ground floor trusts what is checked here.
+        # To set what is there already is fine: `rnn.parameters |= loaded` does.
+        fixed = name in self._options or name == "parameters"
+        if fixed and hasattr(self, name) and getattr(self, name) is not value:
+            hint = "; assign its entries" if name == "parameters" else ""
+            raise AttributeError(f"{name}: fixed when the {type(self).__name__} is made{hint}")
+        object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A subclass of a user's may have a __dict__.
+        own = {name: getattr(self, name) for name in (*self._options, "parameters")}
+        return own | getattr(self, "__dict__", {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._prepare()
+
+    def _represent(self, *positional: str, **defaults: Any) -> str:
+        """Return the call that makes such an object, without options that have their default value.
+
+        A default of ``...`` stands for an option that is always told.
+        """
+        options = [str(getattr(self, name)) for name in positional]
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if default is ... or value != default:
+                options.append(f"{name}={value}" if name == "dtype" else f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(options)})"

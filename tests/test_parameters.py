@@ -1,0 +1,207 @@
+"""Parameters of a layer: first values, editing, state_dict, copies; reprs; what the package offers."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import inspect
+import math
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy_rnn import H, I, close, forward, problem
+
+import bptt
+from bptt import checks
+from bptt.interface import Backend
+
+
+def test_parameters_are_read_afresh(backend):
+    rnn = bptt.RNN(I, H, dtype=np.float64, seed=1, backend=backend)
+    x, h_0, _, _ = problem()
+    rnn(x, h_0)
+    rnn.parameters["weight_hh_l0"][0, 0] += 1.0  # in place
+    close(rnn(x, h_0)[0], forward(rnn, x, h_0[0]))
+    transposed = np.random.default_rng(3).normal(size=(H, H)).T
+    rnn.parameters["weight_hh_l0"] = transposed  # another array, of another layout
+    close(rnn(x, h_0)[0], forward(rnn, x, h_0[0]))
+    transposed[0, 0] += 1.0  # a copy of it must not have been remembered
+    close(rnn(x, h_0)[0], forward(rnn, x, h_0[0]))
+    rnn.parameters["bias_ih_l0"] = np.ones(H)
+    close(rnn(x, h_0)[0], forward(rnn, x, h_0[0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_uniform_init(dtype):
+    rnn = bptt.RNN(50, 100, dtype=dtype, seed=0, backend="reference")
+    shapes = {name: value.shape for name, value in rnn.parameters.items()}
+    assert shapes == {
+        "weight_ih_l0": (100, 50),
+        "weight_hh_l0": (100, 100),
+        "bias_ih_l0": (100,),
+        "bias_hh_l0": (100,),
+    }
+    for value in rnn.parameters.values():
+        assert value.dtype == dtype
+        assert value.flags.c_contiguous
+        assert np.abs(value).max() <= 0.1
+        assert np.abs(value).max() > 0.09
+        assert abs(value.mean()) < 0.02
+        assert value.std() == pytest.approx(0.2 / math.sqrt(12), rel=0.15)
+
+
+def test_orthogonal_init():
+    rnn = bptt.RNN(3, 16, dtype=np.float64, seed=0, init="orthogonal", backend="reference")
+    w = rnn.parameters["weight_hh_l0"]
+    np.testing.assert_allclose(w @ w.T, np.eye(16), atol=1e-14)
+    assert np.abs(rnn.parameters["weight_ih_l0"]).max() <= 0.25
+    assert rnn.parameters["bias_hh_l0"].any()
+    # Without the sign fix the first entry of Q would be negative in every draw.
+    corners = [bptt.RNN(1, 4, seed=s, init="orthogonal", backend="reference") for s in range(20)]
+    assert {np.sign(rnn.parameters["weight_hh_l0"][0, 0]) for rnn in corners} == {-1.0, 1.0}
+
+
+def test_identity_init():
+    rnn = bptt.RNN(200, 16, nonlinearity="relu", seed=0, init="identity", backend="reference")
+    np.testing.assert_array_equal(rnn.parameters["weight_hh_l0"], np.eye(16))
+    assert not rnn.parameters["bias_ih_l0"].any()
+    assert not rnn.parameters["bias_hh_l0"].any()
+    assert rnn.parameters["weight_ih_l0"].std() == pytest.approx(0.001, rel=0.1)
+
+
+def test_seeds():
+    def layer(**options):
+        return bptt.RNN(2, 3, backend="reference", **options).state_dict()
+
+    def same(a, b):
+        return all(np.array_equal(a[name], b[name]) for name in a)
+
+    assert same(layer(seed=1), layer(seed=1))
+    assert not same(layer(seed=1), layer(seed=2))
+    assert not same(layer(), layer())
+    single, double = layer(seed=1), layer(seed=1, dtype=np.float64)
+    assert same(single, {name: value.astype(np.float32) for name, value in double.items()})
+    assert set(layer(bias=False)) == {"weight_ih_l0", "weight_hh_l0"}
+    assert same(layer(seed=1, bias=False), {k: v for k, v in layer(seed=1).items() if "bias" not in k})
+
+
+def test_state_dict_round_trip(backend):
+    a = bptt.RNN(I, H, seed=1, backend=backend)
+    b = bptt.RNN(I, H, seed=2, backend=backend)
+    arrays = dict(b.parameters)
+    state = a.state_dict()
+    b.load_state_dict(state)
+    x = problem(np.float32)[0]
+    np.testing.assert_array_equal(b(x)[0], a(x)[0])
+    for name, value in state.items():
+        assert b.parameters[name] is arrays[name]  # copied into place: an optimiser may hold these arrays
+        assert not np.shares_memory(value, a.parameters[name])
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))])
+def test_pickle_and_copy(backend, dtype, duplicate):
+    rnn = bptt.RNN(I, H, nonlinearity="relu", dtype=dtype, seed=1, backend=backend)
+    x, h_0, _, _ = problem(dtype)
+    y = rnn(x, h_0)[0]
+    twin = duplicate(rnn)
+    np.testing.assert_array_equal(twin(x, h_0)[0], y)
+    assert repr(twin) == repr(rnn)
+    twin.parameters["weight_hh_l0"][...] = 0
+    np.testing.assert_array_equal(rnn(x, h_0)[0], y)
+
+
+def test_a_subclass_may_have_attributes_of_its_own():
+    class Named(bptt.RNN):
+        pass
+
+    rnn = Named(I, H, seed=1, backend="reference")
+    rnn.label = "first"
+    rnn.label = "second"
+    twin = copy.copy(rnn)
+    assert twin.label == "second"
+    assert repr(twin).startswith("Named(2, 5,")
+
+
+@pytest.mark.parametrize(
+    "name", ["hidden_size", "input_size", "nonlinearity", "dtype", "batch_first", "parameters"]
+)
+def test_options_are_fixed(name):
+    rnn = bptt.RNN(I, H, backend="reference")
+    with pytest.raises(AttributeError, match=f"^{name}: fixed when the RNN is made"):
+        setattr(rnn, name, {} if name == "parameters" else 7)
+    assert rnn.hidden_size == H
+    assert rnn.parameters
+
+
+def test_options_are_kept():
+    rnn = bptt.RNN(np.int64(2), 3, nonlinearity="relu", bias=False, batch_first=True, dtype="float64", seed=4)
+    assert (rnn.input_size, rnn.hidden_size, rnn.nonlinearity) == (2, 3, "relu")
+    assert (rnn.bias, rnn.batch_first, rnn.dtype) == (False, True, np.float64)
+    assert (rnn.seed, rnn.init, rnn.backend) == (4, "uniform", "kernels")
+
+
+# ------------------------------------------------------------------------------------- the rest
+
+
+def test_reprs(backend):
+    kernel_part = "" if backend == "kernels" else f", backend='{backend}'"
+    rnn = bptt.RNN(3, 4, seed=0, backend=backend)
+    assert repr(rnn) == f"RNN(3, 4, nonlinearity='tanh', dtype=float32, seed=0{kernel_part})"
+    other = bptt.RNN(
+        3, 4, nonlinearity="relu", bias=False, batch_first=True, init="identity", backend=backend
+    )
+    assert repr(other) == (
+        "RNN(3, 4, nonlinearity='relu', bias=False, batch_first=True, dtype=float32, "
+        f"init='identity'{kernel_part})"
+    )
+    y, _, tape = rnn.record(np.zeros((5, 2, 3), np.float32))
+    assert repr(tape) == "Tape(nonlinearity='tanh', T=5, B=2, I=3, H=4, dtype=float32)"
+    assert repr(tape.backward(y)) == (
+        "Gradients(x=(5, 2, 3), h_0=(1, 2, 4), parameters={weight_ih_l0: (4, 3), weight_hh_l0: (4, 4), "
+        "bias_ih_l0: (4,), bias_hh_l0: (4,)})"
+    )
+    y, _, tape = rnn.record(np.zeros((5, 2), np.int64))
+    assert repr(tape) == "Tape(nonlinearity='tanh', T=5, B=2, I=3, H=4, tokens, dtype=float32)"
+    assert repr(tape.backward(y)).startswith("Gradients(x=None, ")
+
+
+@pytest.mark.parametrize("name", ["unroll", "bptt", "affine", "affine_backward"])
+def test_backends_have_the_interface(backend, name):
+    def arguments(function):
+        parameters = inspect.signature(function).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
+
+    assert arguments(getattr(checks.resolve_backend(backend), name)) == arguments(getattr(Backend, name))
+
+
+def test_what_the_package_offers():
+    assert set(bptt.__all__) <= set(dir(bptt))
+    assert all(getattr(bptt, name) is not None for name in bptt.__all__)
+    assert bptt.__version__[0].isdigit()
+    with pytest.raises(AttributeError, match="module 'bptt' has no attribute 'LSMT'"):
+        _ = bptt.LSMT
+
+
+def test_import_loads_little():
+    """What costs time stays out of `import bptt`: the third floor, metadata, and packages beside NumPy."""
+    code = (
+        "import sys, numpy; before = set(sys.modules); import bptt; "
+        "print(*(name for name in set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "bptt.layers" in loaded
+    assert loaded.isdisjoint(
+        {"bptt.network", "bptt.optim", "bptt.files", "bptt.cli", "bptt.reference", "importlib.metadata"}
+        | {"dataclasses", "inspect", "click", "tqdm", "safetensors", "numpy.random"}
+    )
+
+
+@pytest.mark.parametrize("module", ["bptt.layers", "bptt.readout"])
+def test_docstring_examples(module):
+    result = doctest.testmod(sys.modules[module])
+    assert result.attempted > 0
+    assert result.failed == 0
