@@ -13,6 +13,8 @@ from golden_checks import Subject, relative_to_largest
 
 from bptt import kernels
 
+pytestmark = pytest.mark.kernels
+
 FLOAT64 = Subject("float64", kernels, np.float64, relative_to_largest(1e-12))
 FLOAT32 = Subject("float32", kernels, np.float32, relative_to_largest(2e-6, grows=True))
 SUBJECTS = pytest.mark.parametrize("subject", [FLOAT64, FLOAT32], ids=lambda s: s.name)

@@ -1,0 +1,119 @@
+"""Draw time against H for B=1 and B=32, and the fraction of the FMA peak, one line an implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from results import Measurement, Run
+from shapes import BACKWARD, FORWARD
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; each line has its own marker as well.
+_STYLE: dict[str, dict[str, Any]] = {
+    "bptt": {"color": "#000000", "marker": "o", "linewidth": 2.4, "zorder": 3},
+    "numpy": {"color": "#E69F00", "marker": "s"},
+    "torch": {"color": "#D55E00", "marker": "^"},
+    "onnxruntime": {"color": "#56B4E9", "marker": "D"},
+    "jax": {"color": "#0072B2", "marker": "v"},
+    "reference": {"color": "#CC79A7", "marker": "x"},
+}
+_BATCHES = (1, 32)
+_TITLES = {FORWARD: "forward", BACKWARD: "forward + backward"}
+
+Key = tuple[str, int]  # case, B
+Lines = dict[str, dict[int, Measurement]]  # implementation to H to measurement
+
+
+def _lines(run: Run, threads: int) -> dict[Key, Lines]:
+    """Choose the square float32 problems; of two with the same B and H, the one with more time steps."""
+    chosen: dict[Key, Lines] = {}
+    for m in run.measurements:
+        T, B, I, H = m.shape
+        wanted = m.dtype == "float32" and m.threads == threads and I == H and B in _BATCHES
+        if not wanted or m.case not in _TITLES or m.implementation not in _STYLE:
+            continue
+        line = chosen.setdefault((m.case, B), {}).setdefault(m.implementation, {})
+        if H not in line or line[H].shape.T < T:
+            line[H] = m
+    return chosen
+
+
+def _microseconds_a_step(m: Measurement) -> float:
+    return m.seconds * 1e6 / m.shape.T
+
+
+def _peak(m: Measurement) -> float:
+    return m.fraction_of_peak
+
+
+def _plot(axes: Any, lines: Lines, value: Callable[[Measurement], float]) -> None:
+    for name, style in _STYLE.items():
+        if name in lines:
+            points = sorted(lines[name].items())
+            axes.plot(
+                [H for H, _ in points],
+                [value(m) for _, m in points],
+                label=name,
+                **{"linewidth": 1.4, "markersize": 5, **style},
+            )
+
+
+def _decorate(axes: Any, ticks: Iterable[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(ticks))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(visible=True, which="major", color="0.88")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw(run: Run, target: Path) -> None:
+    """Draw two rows of panels (forward, forward + backward) to ``target``, an .svg or .png.
+
+    Raises
+    ------
+    ValueError
+        If the run has no square float32 problem with B=1 or B=32, or the file's ending is neither.
+    """
+    if target.suffix not in (".svg", ".png"):
+        raise ValueError(f"picture: expected a name ending in .svg or .png, got {target}")
+    threads = min((m.threads for m in run.measurements), default=1)
+    chosen = _lines(run, threads)
+    if not chosen:
+        raise ValueError("expected square float32 problems with B=1 or B=32, got none")
+    ticks = {H for lines in chosen.values() for line in lines.values() for H in line}
+    figure, panels = pyplot.subplots(2, 3, figsize=(12, 7), sharex=True, layout="constrained")
+    for row, case in zip(panels, _TITLES, strict=True):
+        for axes, B in zip(row, _BATCHES, strict=False):
+            _plot(axes, chosen.get((case, B), {}), _microseconds_a_step)
+            _decorate(axes, ticks)
+            axes.set_yscale("log")
+            axes.set_title(f"{_TITLES[case]}, B = {B}")
+            axes.set_ylabel("median time per time step (µs)")
+        _plot(row[2], chosen.get((case, _BATCHES[1]), {}), _peak)
+        _decorate(row[2], ticks)
+        row[2].set_ylim(0, 1)
+        row[2].yaxis.set_major_formatter(PercentFormatter(1))
+        row[2].set_title(f"{_TITLES[case]}, B = {_BATCHES[1]}")
+        row[2].set_ylabel("fraction of the FMA peak")
+    for axes in panels[1]:
+        axes.set_xlabel("hidden units H (= input features I)")
+    handles = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    names = [name for name in _STYLE if name in handles]
+    figure.legend(
+        [handles[name] for name in names], names, loc="outside upper center", ncols=len(names), frameon=False
+    )
+    where = ", ".join(run.machine.values())
+    about = f"tanh layer, float32, {threads} thread{'s' * (threads > 1)}; {where}"
+    figure.supxlabel(about, fontsize=8, color="0.35")
+    with pyplot.rc_context({"svg.hashsalt": "bptt"}):
+        figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
+    pyplot.close(figure)

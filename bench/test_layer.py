@@ -1,0 +1,32 @@
+"""One layer, one call: every implementation, checked and then timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import machine
+import problem
+import results
+from peers.base import Implementation
+from pytest_benchmark.fixture import BenchmarkFixture
+from shapes import Row
+
+
+def test_layer(
+    benchmark: BenchmarkFixture,
+    row: Row,
+    name: str,
+    implementations: Mapping[str, Implementation],
+    about: dict[str, str],
+) -> None:
+    implementation = implementations[name]
+    numbers = problem.make(row.case, row.shape, row.dtype)
+    run = implementation.build(numbers, row.threads)
+    error = problem.check(name, numbers, run)
+    benchmark.group = row.group
+    benchmark.extra_info.update(
+        results.extra_info(
+            row, name, implementation.version, limits=machine.limits(row), error=error, machine=about
+        )
+    )
+    benchmark(run.call)

@@ -1,0 +1,5 @@
+"""``python -m bptt``: the command line."""
+
+from bptt.cli import main
+
+main()

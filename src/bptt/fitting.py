@@ -1,0 +1,416 @@
+"""The training loop behind ``Network.fit`` and the counting behind ``Network.evaluate``.
+
+Every chunk of every batch is one call of ``Network.loss_and_gradients``, clipping, and one optimiser step.
+The hidden state passes from a chunk to the next within its batch as a value, without a gradient
+(docs/equations.md, section "Truncation").
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bptt import checks
+from bptt.arrays import Array
+from bptt.batches import Batch, chunks, training_batches, validation_batches
+from bptt.clipping import clip_grad_norm, clip_grad_value, number
+from bptt.optim import Adam
+
+if TYPE_CHECKING:
+    from bptt.network import Network
+
+
+class Steps(Protocol):
+    """What ``fit`` asks of an optimiser."""
+
+    def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array], /) -> None:
+        """Update parameters in place."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a callback is told after an epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 1.
+    loss : float
+        Training loss of the epoch, measured before each update.
+    validation_loss, validation_accuracy : float or None
+        None without validation data; the accuracy also for losses that have none.
+    seconds : float
+        What the epoch took, validation included.
+    network, optimizer : object
+        The ones being trained.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    seconds: float
+    network: Network
+    optimizer: Steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback's ``on_step`` is told after an optimiser step.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Counted from 1; steps go on over epochs.
+    loss : float
+        Loss of the batch or chunk, before the update.
+    gradient_norm : float or None
+        Norm before clipping; None without ``clip_norm``.
+    network, optimizer : object
+        The ones being trained.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    gradient_norm: float | None
+    network: Network
+    optimizer: Steps
+
+
+class History(dict[str, list[float]]):
+    """Curves of a training run: a dictionary of lists with one number for each finished epoch.
+
+    Keys are "epoch", "loss" and "seconds"; with validation data "validation_loss" and, where it means
+    something, "validation_accuracy".
+
+    Attributes
+    ----------
+    best_epoch : int or None
+        Epoch of the lowest validation loss, counted from 1; None without validation data.
+    stopped_by : str
+        "epochs", "early_stopping" or "callback".
+    """
+
+    def __init__(self) -> None:
+        super().__init__(epoch=[], loss=[], seconds=[])
+        self.best_epoch: int | None = None
+        self.stopped_by = "epochs"
+
+    def note(self, report: Epoch) -> None:
+        """Append an epoch."""
+        for key in ("epoch", "loss", "validation_loss", "validation_accuracy", "seconds"):
+            value = getattr(report, key)
+            if value is not None:
+                self.setdefault(key, []).append(value)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one optimiser step needs to know."""
+
+    optimizer: Steps
+    truncation: int | None
+    depth: int | None
+    clip_norm: float | None
+    clip_value: float | None
+    threads: int | None
+
+
+# ------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluate(
+    network: Network, data: Iterable[Batch], truncation: int | None, threads: int | None
+) -> dict[str, float]:
+    """Loss over all batches as if they were one, and accuracy; see ``Network.evaluate``.
+
+    Parameters
+    ----------
+    network : Network
+        Not changed.
+    data : iterable of tuple
+        Batches.
+    truncation : int or None
+        Time steps computed at a time, which bounds memory and changes no result.
+    threads : int or None
+        Threads of the kernels.
+
+    Returns
+    -------
+    dict
+        "loss", and "accuracy" for the two cross-entropies.
+    """
+    objective = network.objective
+    total, count, right = 0.0, 0, 0
+    for batch in data:
+        h = None
+        for x, targets in chunks(network, batch, truncation):
+            s, h = network(x, h, threads=threads)
+            if targets is not None:
+                y = objective.check(targets, s.shape, s.dtype)
+                total += objective(s, y, reduction="sum")[0]
+                count += objective.count(y)
+                right += objective.right(s, y) if objective.has_accuracy else 0
+    result = {"loss": _whole(network, total, count)}
+    if objective.has_accuracy:
+        result["accuracy"] = right / count if count else math.nan
+    return result
+
+
+def _whole(network: Network, total: float, count: int) -> float:
+    """Reduce the sum of all terms of a data set to its loss."""
+    if network.objective.reduction == "sum":
+        return total
+    return total / count if count else math.nan
+
+
+# -------------------------------------------------------------------------------------------- training
+
+
+def fit(
+    network: Network,
+    x: Any,
+    targets: Any,
+    *,
+    epochs: int,
+    optimizer: Steps | None,
+    batch_size: int | None,
+    truncation: int | None,
+    depth: int | None,
+    clip_norm: float | None,
+    clip_value: float | None,
+    validation_data: Any,
+    callbacks: Sequence[Callable[[Epoch], object]],
+    early_stopping: int | None,
+    shuffle: bool,
+    seed: int | None,
+    progress: bool | None,
+    threads: int | None,
+) -> History:
+    """Check the arguments of ``Network.fit``, which documents them, and train."""
+    checked_epochs = checks.integer("epochs", epochs, 0)
+    rows = None if batch_size is None else checks.integer("batch_size", batch_size)
+    patience = None if early_stopping is None else checks.integer("early_stopping", early_stopping)
+    if patience is not None and validation_data is None:
+        raise ValueError("early_stopping: expected validation_data with it, got none")
+    if callable(callbacks) or not all(map(callable, callbacks)):
+        raise TypeError("callbacks: expected a sequence of callables, got something else")
+    steps = Adam() if optimizer is None else optimizer
+    if not callable(getattr(steps, "step", None)):
+        raise TypeError(f"optimizer: expected SGD, Adam or AdamW, got {type(steps).__name__}")
+    options = Options(
+        optimizer=steps,
+        truncation=None if truncation is None else checks.integer("truncation", truncation),
+        depth=None if depth is None else checks.integer("depth", depth),
+        clip_norm=None if clip_norm is None else number("clip_norm", clip_norm, finite=False),
+        clip_value=None if clip_value is None else number("clip_value", clip_value, finite=False),
+        threads=threads,
+    )
+    rng = np.random.default_rng(checks.seed(seed)) if checks.flag("shuffle", shuffle) else None
+    data, count = training_batches(network, x, targets, rows, rng, options.truncation, checked_epochs)
+    validation = None if validation_data is None else validation_batches(network, validation_data, rows)
+    bar = progress_bar(progress, None if count is None else count * checked_epochs)
+    try:
+        return train(
+            network,
+            data,
+            validation,
+            options,
+            epochs=checked_epochs,
+            patience=patience,
+            callbacks=tuple(callbacks),
+            bar=bar,
+        )
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def train(
+    network: Network,
+    data: Callable[[], Iterator[Batch]],
+    validation: Callable[[], Iterator[Batch]] | None,
+    options: Options,
+    *,
+    epochs: int,
+    patience: int | None,
+    callbacks: Sequence[Callable[[Epoch], object]],
+    bar: Any,
+) -> History:
+    """Train over epochs; see ``fit``, which checks the arguments.
+
+    Parameters
+    ----------
+    network : Network
+        Changed in place.
+    data, validation : callable
+        Give the batches of one epoch.
+    options : Options
+        Of every step.
+    epochs : int
+        At most.
+    patience : int or None
+        Epochs without a better validation loss after which to stop.
+    callbacks : sequence of callable
+        Told of every epoch, and of every step if they have ``on_step``.
+    bar : tqdm or None
+        Moved on at every step.
+
+    Returns
+    -------
+    History
+    """
+    history, best, done = History(), _Best(network), 0
+    listeners = [callback.on_step for callback in callbacks if hasattr(callback, "on_step")]
+    for epoch in range(1, epochs + 1):
+        begin = time.perf_counter()
+        total, count, stop = 0.0, 0, False
+        for step, terms in _steps(network, data(), options, epoch, done):
+            done = step.step
+            total += step.loss * (terms if network.objective.reduction == "mean" else 1)
+            count += terms
+            if bar is not None:
+                bar.set_postfix_str(f"epoch {epoch}/{epochs}, loss {step.loss:.4g}", refresh=False)
+                bar.update()
+            if _told(listeners, step):
+                stop = True
+                break
+        measured = (
+            {} if validation is None else evaluate(network, validation(), options.truncation, options.threads)
+        )
+        report = Epoch(
+            epoch=epoch,
+            loss=_whole(network, total, count),
+            validation_loss=measured.get("loss"),
+            validation_accuracy=measured.get("accuracy"),
+            seconds=time.perf_counter() - begin,
+            network=network,
+            optimizer=options.optimizer,
+        )
+        history.note(report)
+        if report.validation_loss is not None and report.validation_loss < best.loss:
+            best.note(report.validation_loss, epoch, keep=patience is not None)
+        if _told(callbacks, report) or stop:
+            history.stopped_by = "callback"
+            break
+        if patience is not None and epoch - best.epoch >= patience:
+            history.stopped_by = "early_stopping"
+            break
+    history.best_epoch = best.epoch or None
+    best.restore()
+    return history
+
+
+def _steps(
+    network: Network, data: Iterator[Batch], options: Options, epoch: int, done: int
+) -> Iterator[tuple[Step, int]]:
+    """Train for one epoch, reporting every step with the number of its loss terms."""
+    empty = True
+    for batch in data:
+        empty = False
+        h = None
+        for x, targets in chunks(network, batch, options.truncation):
+            step = _step(network, x, targets, h, options)
+            h = step.h_n
+            if step.terms:
+                done += 1
+                report = Step(epoch, done, step.loss, step.norm, network, options.optimizer)
+                yield report, step.terms
+    if empty:
+        raise ValueError(f"x: expected at least one batch, got none in epoch {epoch}")
+
+
+@dataclass(frozen=True)
+class _Stepped:
+    """What one chunk gave."""
+
+    h_n: Array
+    terms: int = 0
+    loss: float = math.nan
+    norm: float | None = None
+
+
+def _step(
+    network: Network, x: npt.NDArray[Any], targets: npt.NDArray[Any] | None, h: Array | None, options: Options
+) -> _Stepped:
+    """Make one optimiser step on one chunk, or only run over it if it has no loss."""
+    terms = 0 if targets is None else network.objective.count(targets)
+    if targets is None or not terms:
+        # without a loss there is no gradient, and momentum alone should not move anything
+        return _Stepped(network.rnn(x, h, threads=options.threads)[1])
+    loss, gradients = network.loss_and_gradients(x, targets, h, depth=options.depth, threads=options.threads)
+    norm = None
+    if options.clip_value is not None:
+        clip_grad_value(gradients.parameters, options.clip_value)
+    if options.clip_norm is not None:
+        norm = clip_grad_norm(gradients.parameters, options.clip_norm)
+    options.optimizer.step(network.parameters, gradients.parameters)
+    return _Stepped(gradients.h_n, terms, loss, norm)
+
+
+class _Best:
+    """The epoch of the lowest validation loss, and its parameters if they are to be restored."""
+
+    def __init__(self, network: Network) -> None:
+        self.loss, self.epoch = math.inf, 0
+        self._network = network
+        self._kept: dict[str, Array] = {}
+
+    def note(self, loss: float, epoch: int, *, keep: bool) -> None:
+        self.loss, self.epoch = loss, epoch
+        if keep:
+            self._kept = {name: value.copy() for name, value in self._network.parameters.items()}
+
+    def restore(self) -> None:
+        parameters = self._network.parameters
+        for name, value in self._kept.items():
+            np.copyto(parameters[name], value)
+
+
+def _told(listeners: Iterable[Callable[[Any], object]], report: Epoch | Step) -> bool:
+    """Tell every listener, and return whether one of them wants to stop."""
+    answers = [listener(report) for listener in listeners]
+    # only a bool: a lambda that returns what a call inside it happened to return means nothing by it
+    return any(isinstance(answer, (bool, np.bool_)) and bool(answer) for answer in answers)
+
+
+def progress_bar(progress: bool | None, total: int | None) -> Any:
+    """Make a progress bar on standard error.
+
+    Parameters
+    ----------
+    progress : bool or None
+        None: only if standard error is a terminal and tqdm is installed.
+    total : int or None
+        Steps, if known.
+
+    Returns
+    -------
+    tqdm or None
+
+    Raises
+    ------
+    ImportError
+        For ``progress=True`` without tqdm.
+    """
+    if progress is not None:
+        progress = checks.flag("progress", progress)
+    elif sys.stderr is None or not sys.stderr.isatty():
+        progress = False
+    if progress is False:
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress is None:
+            return None
+        raise ImportError("progress: expected tqdm for a bar, got none; pip install 'bptt[cli]'") from None
+    return tqdm(total=total, unit="step", desc="fit", file=sys.stderr)

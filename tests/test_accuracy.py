@@ -1,0 +1,300 @@
+"""tanh, sigmoid and exp of every CPU variant against 50-digit values, and whole models at T = 1000."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from kernel_problems import Problem, differing, problem, results
+
+from bptt import kernels
+from bptt.arrays import Weights
+
+pytestmark = pytest.mark.kernels
+
+FUNCTIONS = ("tanh", "sigmoid", "exp")
+ULP = 4.0
+BITS = {np.float32: (np.uint32, 23, 255), np.float64: (np.uint64, 52, 2047)}
+#: Where something happens: results that are neither 0, 1, inf nor x itself.
+RANGES = {
+    "tanh": {np.float32: [(0, 9.2), (0.5, 0.75)], np.float64: [(0, 22.5), (0.5, 0.75)]},
+    "sigmoid": {np.float32: [(-104, 20), (-2, 2), (-104, -87)], np.float64: [(-746, 40), (-2, 2), (-746, -708)]},
+    "exp": {np.float32: [(-104, 89), (-1, 1), (-104, -87)], np.float64: [(-746, 710), (-1, 1), (-746, -708)]},
+}
+#: Results and arguments about which an implementation changes its ways, or the result its kind.
+EDGES = {
+    "tanh": [0.625, 9.0, 9.02, 22.0, 18.714973875118524, 19.061547465398498],
+    "sigmoid": [0.5, 17.0, 36.7, -87.33655, -103.27893, -103.97208, -708.3964185322641, -745.1332191019412],
+    "exp": [0.34657359, 88.72284, -87.33655, -103.27893, -103.97208, 709.782712893384, -745.1332191019412],
+}
+#: The worst points found, among all float32 values (test_all_float32) and 6 million or more random float64 values
+#: in the ranges above: how many ULP off with fused multiply-add, and without it (the baseline variant).
+WORST = [
+    ("tanh", "float32", "0x1.ad8d4cp+2"),  # 5.341, baseline 0.341
+    ("tanh", "float32", "0x1.7b289ep+2"),  # 0.162, baseline 6.162
+    ("tanh", "float64", "0x1.420027cd552c2p-1"),  # 1.334, baseline 1.334
+    ("sigmoid", "float32", "-0x1.0a111ap+2"),  # 2.402, baseline 2.402
+    ("sigmoid", "float64", "-0x1.f3fc690a318a8p+0"),  # 2.294, baseline 2.294
+    ("exp", "float32", "EXPF"),  # EXPU
+    ("exp", "float64", "-0x1.9dc4d324b9890p+7"),  # 0.988
+    ("exp", "float64", "0x1.727d3a8f414a4p+8"),  # baseline 0.960
+]
+
+
+@pytest.fixture(params=kernels.available())
+def variant(request):
+    """Each variant's module; those of this process beside the one in use."""
+    return importlib.import_module(f"bptt.kernels._{request.param}")
+
+
+def around(values, dtype, steps=8):
+    """The values, their negatives and their next neighbours."""
+    unsigned = BITS[dtype][0]
+    bits = np.abs(np.array(values, dtype)).view(unsigned).astype(np.int64)
+    bits = (bits[:, np.newaxis] + np.arange(-steps, steps + 1)).ravel()
+    near = np.abs(bits).astype(unsigned).view(dtype)
+    return np.concatenate([near, -near])
+
+
+@functools.cache
+def points(function, dtype):
+    """About 20,000 finite arguments: each exponent with random fractions, the range that matters, and edges."""
+    unsigned, fraction, exponents = BITS[dtype]
+    rng = np.random.default_rng(9)
+    each = 2 if dtype is np.float64 else 16
+    exponent = np.repeat(np.arange(exponents, dtype=unsigned), each)  # 0: the denormal numbers
+    bits = (exponent << unsigned(fraction)) | rng.integers(1 << fraction, size=exponent.size, dtype=unsigned)
+    anywhere = bits.view(dtype)
+    inside = [rng.uniform(*ends, size=3500).astype(dtype) for ends in RANGES[function][dtype]]
+    small = np.exp2(rng.uniform(-fraction - 8, 1, 1500)).astype(dtype)
+    info = np.finfo(dtype)
+    edges = around([*EDGES[function], 1.0, info.tiny, info.max], dtype)
+    edges = edges[np.isfinite(edges)]
+    denormal = np.arange(1, 9, dtype=unsigned).view(dtype)
+    x = np.concatenate([anywhere, -anywhere, *inside, small, -small, edges, denormal, -denormal, np.zeros(1, dtype)])
+    return np.unique(x)
+
+
+def digits(function, x):
+    """The function of a float to 50 digits."""
+    with mpmath.workdps(50):
+        x = mpmath.mpf(x)
+        if abs(x) > 800:
+            x = mpmath.sign(x) * 800  # the result's kind is settled, and the exponent stays a readable number
+        if function == "tanh":
+            return mpmath.tanh(x)
+        return mpmath.exp(x) if function == "exp" else 1 / (1 + mpmath.exp(-x))
+
+
+@functools.cache
+def expected(function, dtype):
+    """Correctly rounded results r, and what was rounded away in ULPs: value = r + away * spacing(r)."""
+    x = points(function, dtype)
+    if dtype is np.float32:
+        return rounded(wide(function, x))
+    r, away = np.empty(x.size), np.zeros(x.size)
+    with mpmath.workdps(50):
+        for n, x_n in enumerate(x.tolist()):
+            value = digits(function, x_n)
+            r[n] = math.inf if value > mpmath.mpf(2) ** 1024 - mpmath.mpf(2) ** 970 else float(value)
+            if math.isfinite(r[n]):
+                spacing = mpmath.mpf(float(np.spacing(abs(r[n]))))
+                away[n] = float((value - mpmath.mpf(r[n])) / spacing)
+                if abs(away[n]) > 0.5:  # mpmath rounds twice where results are denormal
+                    r[n] += math.copysign(float(spacing), away[n])
+                    away[n] -= math.copysign(1.0, away[n])
+    return r, away
+
+
+def wide(function, x):
+    """The function of float32 values in float64, good to 2 ULP of float64."""
+    x = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        if function == "tanh":
+            return np.tanh(x)
+        if function == "exp":
+            return np.exp(x)
+        e = np.exp(-np.abs(x))
+        return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def rounded(value):
+    """float64 values, 29 bits more than are looked at, to float32: r and what was rounded away in ULPs."""
+    with np.errstate(over="ignore"):
+        r = value.astype(np.float32)
+    finite = np.isfinite(r)
+    away = np.zeros(r.size)
+    away[finite] = (value[finite] - r[finite]) / np.spacing(np.abs(r[finite])).astype(np.float64)
+    return r, away
+
+
+def errors(y, r, away):
+    """Distance of y from r + away spacing(r) in ULPs of r; inf where one of y and r is infinite."""
+    finite = np.isfinite(r) & np.isfinite(y)
+    ulps = np.where(np.isfinite(r) == np.isfinite(y), 0.0, math.inf)
+    difference = y[finite].astype(np.float64) - r[finite].astype(np.float64)
+    ulps[finite] = np.abs(difference / np.spacing(np.abs(r[finite])).astype(np.float64) - away[finite])
+    ulps[np.isnan(y)] = math.inf
+    return ulps
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_four_ulp(function, variant, dtype):
+    x = points(function, dtype)
+    assert x.size > 18_000
+    y = variant.elementwise(function, x)
+    ulps = errors(y, *expected(function, dtype))
+    worst = int(ulps.argmax())
+    assert ulps[worst] <= ULP, f"{function}({float(x[worst]).hex()}) = {y[worst]}: {ulps[worst]} ULP"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_measure(function, dtype):
+    """The yardstick itself: r is the nearest float, r and its neighbour are half and one ULP away or so."""
+    r, away = expected(function, dtype)
+    assert np.abs(away).max() <= 0.5
+    assert errors(r, r, away).max() <= 0.5
+    with np.errstate(over="ignore"):
+        beside = np.nextafter(r, np.array(math.inf, dtype))
+    ordinary = np.isfinite(beside) & (r > 0)
+    ulps = errors(beside, r, away)[ordinary]
+    assert 0.5 <= ulps.min()
+    assert ulps.max() <= 1.5
+    x = points(function, np.float32)[::501]
+    for x_n, value in zip(x.tolist(), wide(function, x).tolist(), strict=True):
+        assert value == pytest.approx(float(digits(function, x_n)), rel=1e-15, abs=1e-300)
+
+
+@pytest.mark.parametrize(("function", "precision", "point"), WORST)
+def test_worst_points(function, precision, point, variant):
+    dtype = np.dtype(precision).type
+    x = np.array([float.fromhex(point)], dtype)
+    y = float(variant.elementwise(function, x)[0])
+    with mpmath.workdps(50):
+        value = digits(function, float(x[0]))
+        spacing = float(np.spacing(np.abs(dtype(float(value)))))
+        assert abs(mpmath.mpf(y) - value) / spacing <= ULP
+
+
+# ------------------------------------------------------------------------------------- limits
+
+
+def values(variant, function, dtype, x):
+    """The function at every place of a vector: alone, and among others."""
+    x = np.array(x, dtype)
+    alone = [variant.elementwise(function, x[n : n + 1]) for n in range(x.size)]
+    filled = variant.elementwise(function, np.repeat(x, 40))
+    for n, value in enumerate(alone):
+        assert np.repeat(value, 40).tobytes() == filled[40 * n : 40 * n + 40].tobytes()
+    return np.concatenate(alone)
+
+
+def test_limits(variant, dtype):
+    inf = math.inf
+    info = np.finfo(dtype)
+    huge, tiny, least = float(info.max), float(info.tiny), float(info.smallest_subnormal)
+    for function, x, y in (
+        ("tanh", [inf, -inf, huge, -huge, 30, -30], [1, -1, 1, -1, 1, -1]),
+        ("sigmoid", [inf, -inf, huge, -huge, 0, -0.0, least, -tiny], [1, 0, 1, 0, 0.5, 0.5, 0.5, 0.5]),
+        ("exp", [inf, -inf, huge, -huge, 0, -0.0, least, -tiny], [inf, 0, inf, 0, 1, 1, 1, 1]),
+        ("relu", [inf, -inf, huge, -huge, 0, -0.0, least, -least, 1, -1], [inf, 0, huge, 0, 0, 0, least, 0, 1, 0]),
+        ("identity", [inf, -inf, huge, least, -0.0], [inf, -inf, huge, least, 0]),
+    ):
+        np.testing.assert_array_equal(values(variant, function, dtype, x), np.array(y, dtype), function)
+    for function in (*FUNCTIONS, "relu", "identity"):
+        assert np.isnan(values(variant, function, dtype, [math.nan, -math.nan])).all(), function
+
+
+def test_where_exp_ends(variant, dtype):
+    """The last argument before inf and the first of it; the last before 0."""
+    top = {np.float32: 88.72283172607422, np.float64: 709.782712893384}[dtype]
+    bottom = {np.float32: -103.97207641601562, np.float64: -745.1332191019411}[dtype]
+    above, below = np.nextafter(dtype(top), dtype(math.inf)), np.nextafter(dtype(bottom), dtype(-math.inf))
+    x = np.array([top, above, bottom, below], dtype)
+    y = values(variant, "exp", dtype, x)
+    assert np.isfinite(y[0])
+    assert y[1] == math.inf
+    assert y[2] == np.finfo(dtype).smallest_subnormal
+    assert y[3] == 0
+
+
+def test_tanh_is_odd_and_bounded(variant, dtype):
+    x = points("tanh", dtype)
+    y = variant.elementwise("tanh", x)
+    assert np.array_equal(np.signbit(y), np.signbit(x))
+    assert np.abs(y).max() == 1
+    assert differing({"y": -variant.elementwise("tanh", -x)}, {"y": y}) == []
+    zeros = values(variant, "tanh", dtype, [0.0, -0.0])
+    assert np.signbit(zeros).tolist() == [False, True]
+    assert not zeros.any()
+    small = x[np.abs(x) < 1e-20]
+    assert np.array_equal(variant.elementwise("tanh", small), small)
+
+
+def test_ranges(variant, dtype):
+    for function, low, high in (("sigmoid", 0, 1), ("exp", 0, math.inf), ("relu", 0, math.inf)):
+        y = variant.elementwise(function, points(function if function in FUNCTIONS else "exp", dtype))
+        assert low <= y.min()
+        assert y.max() <= high
+        assert not np.signbit(y[y != 0]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_all_float32(function, variant):
+    worst, at = 0.0, 0.0
+    for start in range(0, 1 << 32, 1 << 22):
+        x = np.arange(start, start + (1 << 22), dtype=np.uint32).view(np.float32)
+        x = x[np.isfinite(x)]
+        if x.size == 0:
+            continue
+        ulps = errors(variant.elementwise(function, x), *rounded(wide(function, x)))
+        n = int(ulps.argmax())
+        if ulps[n] > worst:
+            worst, at = float(ulps[n]), float(x[n])
+    print(f"{function} {variant.__name__}: {worst} ULP at {at.hex()}")
+    assert worst <= ULP
+
+
+# ------------------------------------------------------------------------------------- whole models
+
+
+def torch_results(torch, p):
+    """Every result of torch.nn.RNN by the names of kernel_problems.results."""
+    rnn = torch.nn.RNN(p.x.shape[2], p.h_0.shape[1])
+    with torch.no_grad():
+        for parameter, w in zip(rnn.parameters(), p.weights, strict=True):
+            parameter.copy_(torch.from_numpy(w))
+    x, h_0 = (torch.from_numpy(a).requires_grad_() for a in (p.x, p.h_0[np.newaxis]))
+    y, h_n = rnn(x, h_0)
+    torch.autograd.backward([y, h_n], [torch.from_numpy(p.dy), torch.from_numpy(p.dh_n[np.newaxis])])
+    gradients = {name: parameter.grad for name, parameter in zip(Weights._fields, rnn.parameters(), strict=True)}
+    tensors = {"y": y, "h_n": h_n[0], "x": x.grad, "h_0": h_0.grad[0]} | gradients
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def test_whole_model_is_as_near_to_float64_as_pytorch():
+    """T = 1000: every float32 result no further from float64 than 1.5 times what PyTorch's is."""
+    torch = pytest.importorskip("torch")
+    distances = {}
+    for seed in range(4):
+        single = problem(1000, 4, 64, 64, dtype=np.float32, seed=seed)
+        widened = (a.astype(np.float64) for a in (single.dy, single.dh_n, single.x, single.h_0))
+        dy, dh_n, x, h_0 = widened
+        weights = Weights(*(w.astype(np.float64) for w in single.weights))
+        exact = results(Problem("tanh", x, h_0, weights, dy, dh_n))
+        ours, theirs = results(single), torch_results(torch, single)
+        for name, value in exact.items():
+            both = [np.abs(result[name] - value).ravel() for result in (ours, theirs)]
+            distances.setdefault(name, []).append(both)
+    too_far = []
+    for name, pairs in distances.items():
+        mine, theirs = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        for measure in (np.max, lambda d: np.sqrt(np.mean(d * d))):
+            if not measure(mine) <= 1.5 * measure(theirs):
+                too_far.append(f"{name}: {measure(mine)}, PyTorch {measure(theirs)}")
+    assert too_far == []

@@ -1,0 +1,56 @@
+"""A file imports from its own floor and those under it, as CONTRIBUTING.md draws them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import bptt
+
+FLOORS = (
+    {"kernels", "reference", "checks", "arrays", "interface"},
+    {"layers", "readout", "losses", "tape", "parameters", "targets"},
+    {"network", "fitting", "objective", "batches", "optim", "clipping", "text", "training", "checkpoints", "files"},
+    {"cli", "commands", "terminal", "__main__"},
+)
+FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+PACKAGE = Path(bptt.__file__).parent
+# __init__ stands outside: it shows what all floors offer.
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def module_of(path: Path) -> str:
+    """Return the first name under the package: the module, or the folder it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Return the first names under the package that a file imports when it runs, wherever in it."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for test in ast.walk(tree):
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING":
+            test.body.clear()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("bptt.")}
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {module_of(path) for path in FILES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    floor = FLOOR_OF[module_of(path)]
+    too_high = {name for name in imported(path) if name in FLOOR_OF and FLOOR_OF[name] > floor}
+    assert not too_high
+
+
+def test_the_check_sees_imports() -> None:
+    assert {"checks", "parameters", "tape"} <= imported(PACKAGE / "layers.py")

@@ -1,0 +1,265 @@
+import copy
+import io
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from bptt.checkpoints import load_run, save_run
+from bptt.terminal import Interrupts, Progress, duration, printable
+from bptt.text import bits_per_character, default_corpus
+from bptt.training import DivergedError, Limit, Settings, new_run, train
+
+TEXT = default_corpus()[5000:5400]
+TINY = Settings(hidden=4, steps_per_chunk=8, batch=3, seed=7)  # 380 characters, 126 steps: 16 chunks an epoch
+
+
+def tiny_run(epochs=2, **changes):
+    settings = Settings(**(vars(TINY) | changes))
+    return new_run(settings, Limit(epochs=epochs), TEXT, backend="reference")
+
+
+def state_of(run):
+    """Everything that a step may change, for comparison with ==."""
+    arrays = dict(run.network.parameters) | {"hidden": run.hidden}
+    scalars = {}
+    for name, value in run.optimizer.state_dict().items():
+        (arrays if isinstance(value, np.ndarray) else scalars)[name] = value
+    counters = {name: value for name, value in vars(run.counters).items() if name != "seconds"}
+    return (
+        {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()},
+        scalars,
+        counters,
+        run.rng.bit_generator.state,
+    )
+
+
+def step(run):
+    if run.evaluation_due:
+        run.note_validation(run.evaluate())
+    run.update(*run.gradients())
+
+
+# --------------------------------------------------------------------------------------------- the run
+
+
+def test_an_epoch_trains_on_every_step_of_every_stream():
+    run = tiny_run()
+    first = run.counters.offset
+    for _ in range(16):
+        step(run)
+    counters = run.counters
+    assert (counters.epoch, counters.chunk, counters.steps, counters.characters) == (1, 0, 16, 3 * 126)
+    assert counters.offset != first
+    assert not run.hidden.any()
+    step(run)
+    assert run.hidden.any()
+    assert (counters.epoch, counters.chunk, counters.steps) == (1, 1, 17)
+
+
+def test_the_state_is_carried_and_the_update_is_that_of_the_settings():
+    run = tiny_run(optimizer="sgd", lr=0.5, clip=0.01)
+    before = {name: value.copy() for name, value in run.network.parameters.items()}
+    loss, gradients = run.gradients()
+    expected = {name: value.copy() for name, value in gradients.parameters.items()}
+    norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in expected.values()))
+    assert norm > 0.01
+    run.update(loss, gradients)
+    for name, value in run.network.parameters.items():
+        np.testing.assert_allclose(
+            value, before[name] - 0.5 * 0.01 / norm * expected[name], rtol=1e-4, atol=1e-7
+        )
+    assert np.array_equal(run.hidden, gradients.h_n)
+    assert run.counters.training_bits == loss / math.log(2)
+    inputs, targets = run.streams.chunk(1, run.counters.offset)
+    assert run.gradients()[0] == run.network.loss(inputs, targets, run.hidden)
+    assert run.gradients()[0] != run.network.loss(inputs, targets)
+
+
+def test_gradients_and_evaluation_change_nothing():
+    run = tiny_run()
+    step(run)
+    before = state_of(run)
+    run.gradients()
+    run.evaluate()
+    assert state_of(run) == before
+
+
+def test_validation_text_is_the_last_twentieth():
+    run = tiny_run()
+    tokens = run.vocabulary.encode(TEXT)
+    assert np.array_equal(run.streams.tokens, tokens[:380])
+    assert np.array_equal(run.validation, tokens[379:])
+    assert run.evaluate() == bits_per_character(run.network, tokens[379:])
+
+
+def test_evaluations_stand_at_the_start_of_each_epoch_and_regularly_in_long_ones():
+    run = tiny_run(steps_per_chunk=4)
+    assert run.streams.chunks == 32
+    assert run.evaluation_interval == 32  # 20 * 21 characters in chunks of 12: 35
+    run.validation = run.validation[:10]
+    assert run.evaluation_interval == 17  # 200 in chunks of 12
+    at = []
+    for _ in range(70):
+        if run.evaluation_due:
+            at.append(run.counters.steps)
+            run.note_validation(float(len(at) % 3))
+            assert not run.evaluation_due
+        run.update(*run.gradients())
+    assert at == [0, 17, 32, 49, 64]
+    assert (run.counters.best_bits, run.counters.best_steps) == (0.0, 32)
+    assert (run.counters.validation_bits, run.counters.validated_steps) == (2.0, 64)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_leaves_the_run_as_it_was(bad):
+    run = tiny_run()
+    step(run)
+    before = state_of(run)
+    loss, gradients = run.gradients()
+    with pytest.raises(
+        DivergedError, match=r"^training diverged at step 2 \(epoch 1\): .* try a smaller --lr$"
+    ):
+        run.update(bad, gradients)
+    assert state_of(run) == before
+    loss, gradients = run.gradients()
+    gradients.parameters["readout.bias"][0] = bad
+    with pytest.raises(DivergedError):
+        run.update(loss, gradients)
+    with pytest.raises(DivergedError, match="finite validation loss"):
+        run.note_validation(bad)
+    assert state_of(run) == before
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_saved_and_loaded_at_any_step_it_goes_on_with_the_same_bits(tmp_path, optimizer):
+    straight = tiny_run(optimizer=optimizer)
+    for k in range(36):
+        save_run(tmp_path / "m", straight)
+        loaded = load_run(tmp_path / "m", TEXT, backend="reference")
+        assert state_of(loaded) == state_of(straight)
+        assert (loaded.settings, loaded.limit) == (straight.settings, straight.limit)
+        if k % 5 == 0:
+            ahead = copy.deepcopy(straight)
+            for _ in range(3):
+                step(ahead)
+                step(loaded)
+            assert state_of(loaded) == state_of(ahead)
+        step(straight)
+
+
+# -------------------------------------------------------------------------------------------- the loop
+
+
+def test_train_stops_at_the_last_epoch_and_validates_there():
+    run, seen, other = tiny_run(), [], tiny_run()
+    train(run, report=lambda run: seen.append((run.counters.steps, run.counters.validated_steps)))
+    assert [steps for steps, _ in seen] == list(range(33))
+    assert {validated for _, validated in seen} == {0, 16, 32}
+    assert run.counters.validation_bits == run.evaluate()
+    for _ in range(32):
+        step(other)
+    other.note_validation(other.evaluate())
+    assert state_of(run) == state_of(other)
+
+
+def test_train_for_seconds_ends_in_time_with_a_validation(monkeypatch):
+    run, now = tiny_run(), 100.0
+
+    def taking(seconds, function):
+        def slow(*arguments):
+            nonlocal now
+            now += seconds
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr("bptt.training.time.monotonic", lambda: now)
+    monkeypatch.setattr(run, "gradients", taking(1.0, run.gradients))
+    monkeypatch.setattr(run, "evaluate", taking(3.0, run.evaluate))
+    run.limit = Limit(seconds=40)
+    train(run, started=97.0)  # 3 s are gone before it is called
+    assert run.counters.validated_steps == run.counters.steps
+    # 3 + two evaluations of 3 at steps 0 and 16, then steps while 1.5 evaluations and 2 steps more would fit
+    assert run.counters.steps == 25
+    assert run.counters.seconds == 3 + 3 + 16 + 3 + 9 + 3 == now - 97.0
+    run.limit = Limit(seconds=run.counters.seconds)
+    train(run)  # none of its time is left
+    assert run.counters.steps == 25
+
+
+def test_train_saves_every_so_often(monkeypatch):
+    monkeypatch.setattr("bptt.training.SAVE_EVERY", 0.0)
+    saved = []
+    train(tiny_run(1), save=lambda run: saved.append(run.counters.steps))
+    assert saved == list(range(1, 17))
+
+
+# ----------------------------------------------------------------------------------------- the terminal
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_work_that_may_be_broken_off(number):
+    previous = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        with interrupts.allowed():
+            pass
+        os.kill(os.getpid(), number)  # nothing is raised here
+        assert interrupts.received == number
+        with pytest.raises(KeyboardInterrupt), interrupts.allowed():
+            raise AssertionError("not reached")
+    assert signal.getsignal(number) is previous
+
+
+def test_a_signal_breaks_off_work_at_once_and_once():
+    run, before = tiny_run(), None
+
+    with Interrupts() as interrupts:
+        reached = []
+
+        def report(run):
+            nonlocal before
+            before = state_of(run)
+            reached.append(run.counters.steps)
+
+        class Rude:
+            """Interrupts in the middle of the third gradient."""
+
+            def __enter__(self):
+                self.inner = interrupts.allowed()
+                self.inner.__enter__()
+                if len(reached) == 3:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            def __exit__(self, *error):
+                return self.inner.__exit__(*error)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(run, report=report, interruptible=Rude)
+        os.kill(os.getpid(), signal.SIGINT)  # while saving, say
+    assert run.counters.steps == 2
+    assert state_of(run) == before
+
+
+def test_lines_when_not_on_a_terminal(monkeypatch):
+    stream, run = io.StringIO(), tiny_run()
+    progress = Progress(stream)
+    train(run, report=progress)
+    progress.close(run)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("  0%  epoch 0.00  train -  validation ")
+    assert lines[0].endswith("-:-- left")
+    assert lines[-1].startswith("100%  epoch 2.00  train ")
+    assert lines[-1].endswith("0:00 left")
+    assert len(lines) < 8
+    monkeypatch.setattr("bptt.terminal.LINE_EVERY", 0.0)
+    stream, run = io.StringIO(), tiny_run()
+    train(run, report=Progress(stream))
+    assert len(stream.getvalue().splitlines()) == 33
+
+
+def test_durations_and_printable_text():
+    assert [duration(s) for s in (0, 7.4, 60, 3723, -1)] == ["0:00", "0:07", "1:00", "1:02:03", "0:00"]
+    assert printable("a\n\tb\x1b[31m\r\x7f\x9bé") == "a\n\tb\ufffd[31m\ufffd\ufffd\ufffdé"

@@ -1,0 +1,151 @@
+"""Which CPU variant runs: the one asked for or the best there is, and never another in silence."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from kernel_problems import close, problem, results
+
+from bptt import kernels
+
+pytestmark = pytest.mark.kernels
+
+
+def run(script, cpu=None):
+    """Run a script in a fresh interpreter, BPTT_CPU set to cpu or not set."""
+    environment = {name: value for name, value in os.environ.items() if name != "BPTT_CPU"}
+    if cpu is not None:
+        environment["BPTT_CPU"] = cpu
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def last_line(process):
+    assert process.returncode == 1, process.stdout + process.stderr
+    return process.stderr.strip().splitlines()[-1]
+
+
+INFO = "import bptt, json; print(json.dumps(bptt.info()))"
+
+
+@pytest.mark.parametrize("name", kernels.available())
+def test_each_variant_can_be_forced(name):
+    process = run(INFO, name)
+    assert process.returncode == 0, process.stderr
+    info = json.loads(process.stdout)
+    assert info["variant"] == name
+    assert info["reason"] == f"BPTT_CPU={name}"
+    assert tuple(info["variants"]) == kernels.available()
+    assert info["threads"] >= 1
+    assert {"version", "processor", "python", "numpy"} <= info.keys()
+
+
+@pytest.mark.parametrize("cpu", [None, ""])
+def test_the_best_is_the_default(cpu):
+    info = json.loads(run(INFO, cpu).stdout)
+    assert info["variant"] == kernels.available()[-1]
+    assert info["reason"] == "the best that the processor has"
+
+
+def test_one_module_is_loaded_only():
+    script = "import bptt.kernels, sys; print(*(n for n in sys.modules if n.startswith('bptt.kernels._')))"
+    for name in kernels.available():
+        loaded = set(run(script, name).stdout.split())
+        others = {f"bptt.kernels._{other}" for other in kernels.VARIANTS if other != name}
+        assert f"bptt.kernels._{name}" in loaded
+        assert not loaded & others
+
+
+@pytest.mark.parametrize("cpu", ["avx", "AVX2", " avx2", "_cpu", "reference", "../x"])
+def test_unknown_name(cpu):
+    expected = f"ImportError: BPTT_CPU: expected one of baseline, avx2, avx512, got {cpu!r}"
+    assert last_line(run("import bptt.kernels", cpu)) == expected
+
+
+@pytest.mark.parametrize("level", range(len(kernels.VARIANTS)))
+def test_what_the_processor_lacks_is_refused(level, monkeypatch):
+    monkeypatch.setattr(kernels, "_cpu", type("Cpu", (), {"level": staticmethod(lambda: level)}))
+    names = kernels.VARIANTS[: level + 1]
+    assert kernels.available() == names
+    assert kernels.choose(None) == kernels.choose("") == names[-1]
+    for name in names:
+        assert kernels.choose(name) == name
+    for name in kernels.VARIANTS[level + 1 :]:
+        with pytest.raises(ImportError) as raised:
+            kernels.choose(name)
+        assert str(raised.value) == f"BPTT_CPU={name}: this processor has {', '.join(names)} only"
+
+
+def test_a_lacking_variant_stops_the_import():
+    """The same from outside: an interpreter that is told the processor has nothing."""
+    script = """
+import sys, types
+sys.modules["bptt.kernels._cpu"] = types.SimpleNamespace(level=lambda: 0)
+import bptt.kernels
+print(bptt.kernels.variant)
+"""
+    assert run(script).stdout.strip() == "baseline"
+    message = "ImportError: BPTT_CPU=avx2: this processor has baseline only"
+    assert last_line(run(script, "avx2")) == message
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_broken_variant_is_an_error(forced):
+    """The best variant cannot be imported: no other takes its place."""
+    best = kernels.available()[-1]
+    blocked = f"import sys; sys.modules['bptt.kernels._{best}'] = None; import bptt; print(bptt.info()['variant'])"
+    process = run(blocked, best if forced else None)
+    assert process.stdout == ""
+    assert f"bptt.kernels._{best}" in last_line(process)
+    raising = f"""
+import sys
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "bptt.kernels._{best}":
+            raise ImportError("undefined symbol: broken")
+sys.meta_path.insert(0, Broken())
+import bptt
+print(bptt.info()['variant'])
+"""
+    process = run(raising, best if forced else None)
+    assert process.stdout == ""
+    assert last_line(process) == "ImportError: undefined symbol: broken"
+
+
+@pytest.mark.parametrize("cell", kernels.CELLS)
+@pytest.mark.parametrize("depth", [None, 3])
+def test_variants_agree(cell, depth, dtype):
+    modules = [importlib.import_module(f"bptt.kernels._{name}") for name in kernels.available()]
+    # relu's derivative jumps where a rounding error changes a sign: one step only
+    T = 1 if cell == "relu" else 20
+    for B, I, H in ((5, 9, 33), (1, 40, 64), (13, 3, 130)):
+        p = problem(T, B, I, H, cell=cell, dtype=dtype, depth=depth)
+        first, *rest = (results(p, module=module) for module in modules)
+        for other in rest:
+            assert other.keys() == first.keys()
+            for name, value in other.items():
+                # both are off
+                close(name, value, first[name].astype(np.float64), T * (B + I + H), double=4e-14, single=1e-6)
+
+
+def test_variants_offer_the_same():
+    modules = [importlib.import_module(f"bptt.kernels._{name}") for name in kernels.available()]
+    names = {name for name in vars(modules[0]) if not name.startswith("_")}
+    for module in modules:
+        assert {name for name in vars(module) if not name.startswith("_")} == names
+        assert kernels.CELLS == module.CELLS
+    assert {name for name in kernels.__all__ if hasattr(modules[0], name)} <= names
+
+
+def test_the_measures_are_of_this_world():
+    """fma_peak and read_bandwidth scale the benchmarks; a wrong unit would be off by thousands."""
+    for dtype in (np.float32, np.float64):
+        assert 1e8 < kernels.fma_peak(dtype, rounds=200, repeats=3) < 1e13
+    assert 1e8 < kernels.read_bandwidth(1 << 16, repeats=2) < 1e13
