@@ -16,42 +16,54 @@ cdef class AffineJob(Job):
         if self.interrupted(worker, 2.0 * (last - first) * self.K * self.N):
             return
         if self.double:
-            product(1, <const double *> self.a + first * self.K, self.K, 1, last - first,
+            product(1, <const double *> self.a + first * self.K, self.K, 1, last - first, 1, 0,
                     <const double *> self.packed, self.K, self.N, <double *> self.c + first * self.N, self.N,
-                    TILE_SET, <const double *> self.bias, False)
+                    0, TILE_SET, <const double *> self.bias, False)
         else:
-            product(1, <const float *> self.a + first * self.K, self.K, 1, last - first,
+            product(1, <const float *> self.a + first * self.K, self.K, 1, last - first, 1, 0,
                     <const float *> self.packed, self.K, self.N, <float *> self.c + first * self.N, self.N,
-                    TILE_SET, <const float *> self.bias, False)
+                    0, TILE_SET, <const float *> self.bias, False)
 
 
 cdef class AffineGradientJob(Job):
-    """dW = dy^T x by panels of x, then db."""
+    """dy transposed; then dW = dy^T x by panels of x, and db."""
 
     cdef bint double
     cdef ptrdiff_t rows, K, N
+    cdef ptrdiff_t turns
     cdef Memory scratch
     cdef size_t scratch_each
+    cdef Memory turned  # WORK (N, rows)
     cdef void *x        # IN (rows, K)
     cdef void *dy       # IN (rows, N)
     cdef void *dweight  # OUT (N, K)
     cdef void *dbias    # OUT (N,)
 
+    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
+        return 0 if k < self.turns else self.turns
+
     cdef void item(self, int64_t k, int worker) noexcept nogil:
-        cdef void *scratch = self.scratch.aligned + worker * self.scratch_each
         if self.interrupted(worker, 2.0 * self.rows * self.N * 64):
             return
-        if k == self.items - 1:
-            if self.double:
-                column_sums(<const double *> self.dy, self.N, self.rows, <double *> self.dbias, False)
-            else:
-                column_sums(<const float *> self.dy, self.N, self.rows, <float *> self.dbias, False)
-        elif self.double:
-            outer_panel(<const double *> self.dy, self.N, self.rows, <const double *> NULL, 0,
-                        <const double *> self.x, self.K, k, <double *> scratch, <double *> self.dweight, TILE_SET)
+        if self.double:
+            affine_gradient_item(self, k, worker, <double *> NULL)
         else:
-            outer_panel(<const float *> self.dy, self.N, self.rows, <const float *> NULL, 0,
-                        <const float *> self.x, self.K, k, <float *> scratch, <float *> self.dweight, TILE_SET)
+            affine_gradient_item(self, k, worker, <float *> NULL)
+
+
+cdef void affine_gradient_item(AffineGradientJob job, int64_t k, int worker, real *kind) noexcept nogil:
+    cdef const real *dy = <const real *> job.dy
+    cdef real *turned = <real *> job.turned.aligned
+    cdef ptrdiff_t column
+    if k < job.turns:
+        column = block_start(job.N, job.turns, k)
+        turn(dy + column, job.N, job.rows, block_start(job.N, job.turns, k + 1) - column,
+             turned + column * job.rows)
+    elif k < job.items - 1:
+        outer_panel(turned, job.rows, 1, job.N, job.rows, <const real *> NULL, 0, <const real *> job.x, job.K, k - job.turns,
+                    <real *> (job.scratch.aligned + worker * job.scratch_each), <real *> job.dweight, TILE_SET)
+    else:
+        column_sums(dy, job.N, job.rows, <real *> job.dbias, False)
 
 
 cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bias_at):
@@ -114,7 +126,7 @@ def affine_backward(x, weight, dy, *, int threads=1):
     """Gradients of `affine` for dy (N, O): dx (N, K), dweight (O, K), dbias (O,)."""
     cdef AffineGradientJob job = AffineGradientJob()
     cdef Buffers buffers = Buffers()
-    cdef ptrdiff_t size = weight.itemsize
+    cdef ptrdiff_t size = weight.itemsize, panels
     dx = multiply(dy, weight, None, False, threads)
     job.double = size == 8
     job.rows, job.K = x.shape
@@ -127,8 +139,10 @@ def affine_backward(x, weight, dy, *, int threads=1):
             threads = 1
         job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
         job.scratch = Memory(job.scratch_each * max(threads, 1))
-        job.run((panel_count(<double *> NULL, job.K) if job.double else panel_count(<float *> NULL, job.K)) + 1,
-                threads - 1)
+        job.turned = Memory(job.rows * job.N * size)
+        job.turns = max(threads, 1)
+        panels = panel_count(<double *> NULL, job.K) if job.double else panel_count(<float *> NULL, job.K)
+        job.run(job.turns + panels + 1, threads - 1)
     else:
         memset(job.dweight, 0, job.N * job.K * size)
         memset(job.dbias, 0, job.N * size)

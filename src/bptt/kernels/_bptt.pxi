@@ -9,12 +9,20 @@
 # and are a matter of T and B alone, so the sums don't depend on how the work is shared out.
 
 
+cdef enum:
+    # Row lengths up to which the weight gradients read h and x, and da, in place.  Rows further apart fall on few
+    # cache sets: then h and x are copied, and da is transposed.
+    DIRECT_COLUMNS = 64
+    DIRECT_ROWS = 256
+
+
 cdef class BpttJob(Job):
     cdef Panels weights
     cdef ptrdiff_t T, B
     cdef ptrdiff_t steps        # of a chunk
     cdef ptrdiff_t blocks       # items of a chunk's recurrence (0: da is given for all T), then ...
-    cdef ptrdiff_t input_groups  # groups of rows of dx
+    cdef ptrdiff_t turns        # items that transpose da, then ...
+    cdef ptrdiff_t input_groups  # ... panels of dW and groups of rows of dx
     cdef Memory scratch         # a panel for each worker
     cdef size_t scratch_each
     cdef void *x                # IN (T, B, I) or tokens (T, B)
@@ -24,6 +32,7 @@ cdef class BpttJob(Job):
     cdef void *dh_n             # IN (B, H) or NULL
     cdef void *da               # WORK (steps, B, H), or IN (T, B, H)
     cdef void *edge             # WORK (B, H): da of the step after the chunk
+    cdef void *turned           # WORK (H, steps B): da of the chunk, transposed (where turns > 0)
     cdef void *dx               # OUT (T, B, I)
     cdef void *dh_0             # OUT (B, H)
     cdef void *dweight_ih       # OUT (H, I), for tokens INOUT (I, padded H) of zeros
@@ -41,9 +50,12 @@ cdef class BpttJob(Job):
         return hh + (1 if self.weights.tokens else ih + self.input_groups) + 1
 
     cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        cdef ptrdiff_t each = self.blocks + self.gradient_items()
-        # the recurrence needs the chunk before it done (da is used again), the gradients need the recurrence
-        return k // each * each + (self.blocks if k % each >= self.blocks else 0)
+        cdef ptrdiff_t each = self.blocks + self.turns + self.gradient_items()
+        cdef ptrdiff_t part = k % each
+        # the recurrence needs the chunk before it done (da is used again), the transposition the recurrence, the
+        # gradients the transposition
+        return k - part + (0 if part < self.blocks else self.blocks if part < self.blocks + self.turns
+                           else self.blocks + self.turns)
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         if self.weights.double:
@@ -53,27 +65,35 @@ cdef class BpttJob(Job):
 
 
 cdef void bptt_item(BpttJob job, int64_t k, int worker, real *kind) noexcept nogil:
-    cdef ptrdiff_t each = job.blocks + job.gradient_items()
+    cdef ptrdiff_t each = job.blocks + job.turns + job.gradient_items()
     cdef ptrdiff_t chunk = k // each, part = k % each
     cdef ptrdiff_t end = job.T - chunk * job.steps, start = max(<ptrdiff_t> 0, end - job.steps)
     cdef ptrdiff_t H = job.weights.H, I = job.weights.I
     cdef ptrdiff_t panels_hh = panel_count(kind, H), panels_ih = panel_count(kind, I)
-    cdef ptrdiff_t rows = (end - start) * job.B, row
+    cdef ptrdiff_t rows = (end - start) * job.B, row, column
     cdef const real *da = <const real *> job.da + (0 if job.blocks else start * job.B * H)
     cdef const real *y = <const real *> job.y
     cdef real *scratch = <real *> (job.scratch.aligned + worker * job.scratch_each)
+    cdef const real *columns = <const real *> job.turned if job.turns else da
+    cdef ptrdiff_t a_row = rows if job.turns else 1, a_k = 1 if job.turns else H
     cdef ptrdiff_t before  # rows of h_{t-1} that stand in h_0
     if part < job.blocks:
         bptt_rows(job, worker, start, end, block_start(job.B, job.blocks, part),
                   block_start(job.B, job.blocks, part + 1), kind)
         return
     part -= job.blocks
+    if part < job.turns:
+        column = block_start(H, job.turns, part)
+        turn(da + column, H, rows, block_start(H, job.turns, part + 1) - column,
+             <real *> job.turned + column * rows)
+        return
+    part -= job.turns
     if job.interrupted(worker, 2.0 * rows * H * 64):
         return
     if part < panels_hh:
         # dW_hh = sum_t da_t^T h_{t-1}
         before = job.B if start == 0 else 0
-        outer_panel(da, H, rows, <const real *> job.h_0, before, y + (start * job.B - job.B + before) * H, H, part,
+        outer_panel(columns, a_row, a_k, H, rows, <const real *> job.h_0, before, y + (start * job.B - job.B + before) * H, H, part,
                     scratch, <real *> job.dweight_hh, TILE_SET if chunk == 0 else TILE_ADD)
         return
     part -= panels_hh
@@ -87,15 +107,15 @@ cdef void bptt_item(BpttJob job, int64_t k, int worker, real *kind) noexcept nog
     else:
         if part < panels_ih:
             # dW_ih = sum_t da_t^T x_t
-            outer_panel(da, H, rows, <const real *> NULL, 0, <const real *> job.x + start * job.B * I, I, part,
+            outer_panel(columns, a_row, a_k, H, rows, <const real *> NULL, 0, <const real *> job.x + start * job.B * I, I, part,
                         scratch, <real *> job.dweight_ih, TILE_SET if chunk == 0 else TILE_ADD)
             return
         part -= panels_ih
         if part < job.input_groups:
             # dx_t = da_t W_ih
             row = block_start(rows, job.input_groups, part)
-            product(1, da + row * H, H, 1, block_start(rows, job.input_groups, part + 1) - row,
-                    <const real *> job.weights.back_ih, H, I, <real *> job.dx + (start * job.B + row) * I, I,
+            product(1, da + row * H, H, 1, block_start(rows, job.input_groups, part + 1) - row, 1, 0,
+                    <const real *> job.weights.back_ih, H, I, <real *> job.dx + (start * job.B + row) * I, I, 0,
                     TILE_SET, <const real *> NULL, False)
             return
     if job.dbias != NULL:
@@ -128,36 +148,55 @@ cdef void bptt_rows(
             else:
                 memset(da_t, 0, rows * H * sizeof(real))
         else:
-            product(chains, after, H, 1, rows, back_hh, H, H, da_t, H, TILE_SET, <const real *> NULL, t & 1)
+            product(chains, after, H, 1, rows, 1, 0, back_hh, H, H, da_t, H, 0, TILE_SET, <const real *> NULL, t & 1)
         cell_backward(job.weights.cell, da_t, da_t, dy, <const real *> job.y + (t * B + first) * H, rows * H)
         after = da_t
     if start == 0:
         # dh_0 = da_1 W_hh
-        product(chains, da + first * H, H, 1, rows, back_hh, H, H, <real *> job.dh_0 + first * H, H, TILE_SET,
-                <const real *> NULL, False)
+        product(chains, da + first * H, H, 1, rows, 1, 0, back_hh, H, H, <real *> job.dh_0 + first * H, H, 0,
+                TILE_SET, <const real *> NULL, False)
+
+
+cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
+    """out (columns, rows) = v (rows, columns) transposed."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t whole = rows // L * L, r, j
+    for r in range(rows // L):
+        pack_turned(v + r * L * ld, ld, L, columns, out + r * L, rows)
+    for j in range(columns):
+        for r in range(whole, rows):
+            out[j * rows + r] = v[r * ld + j]
 
 
 cdef void outer_panel(
-    const real *da, ptrdiff_t H, ptrdiff_t rows, const real *head, ptrdiff_t head_rows, const real *body,
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t H, ptrdiff_t rows, const real *head, ptrdiff_t head_rows, const real *body,
     ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
 ) noexcept nogil:
-    """dW (H, N) (+)= da^T v for the columns of panel p, where v (rows, N) is head_rows rows of head, then body."""
+    """dW (H, N) (+)= da^T v for the columns of panel p.
+
+    da^T[i, k] = da[i * a_row + k * a_k].  v (rows, N) is head_rows rows of head, then body.
+    """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
     cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
     cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
     cdef ptrdiff_t tail = min(L, N - (first + width - 1) * L)
-    cdef ptrdiff_t k = 0, depth, from_head
+    cdef ptrdiff_t k = 0, depth, from_head, panel_k = N
+    cdef const real *panel
+    # Rows of v close together and whole vectors: the tile reads them where they lie, else from a copy.
+    cdef bint direct = head_rows == 0 and tail == L and N <= DIRECT_COLUMNS
     while k < rows:
         depth = min(rows - k, <ptrdiff_t> BLOCK_K)
-        # a panel of v: rows H numbers apart would share a few cache sets when H is a power of two
-        from_head = min(depth, max(<ptrdiff_t> 0, head_rows - k))
-        if from_head:
-            pack_panel(head + k * N, N, False, from_head, N, p, scratch)
-        if from_head < depth:
-            pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
-                       scratch + from_head * width * L)
-        panel_product(1, <int> width, da + k * H, 1, H, H, scratch, depth, dw + first * L, N, tail,
-                      start if k == 0 else TILE_ADD, <const real *> NULL)
+        panel = body + k * N + first * L
+        if not direct:
+            from_head = min(depth, max(<ptrdiff_t> 0, head_rows - k))
+            if from_head:
+                pack_panel(head + k * N, N, False, from_head, N, p, scratch)
+            if from_head < depth:
+                pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
+                           scratch + from_head * width * L)
+            panel, panel_k = scratch, width * L
+        panel_product(1, <int> width, da + k * a_k, a_row, a_k, H, panel, panel_k, depth, dw + first * L, N, tail,
+                      start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
         k += depth
 
 
@@ -231,12 +270,12 @@ cdef void depth_rows(
             elif sweep == 0:
                 memset(s_t, 0, rows * H * sizeof(real))
             else:
-                product(chains, s_t + B * H, H, 1, rows, back_hh, H, H, s_t, H, TILE_SET, <const real *> NULL,
-                        t & 1)
+                product(chains, s_t + B * H, H, 1, rows, 1, 0, back_hh, H, H, s_t, H, 0, TILE_SET,
+                        <const real *> NULL, t & 1)
             cell_backward(into.weights.cell, s_t, s_t, dy, <const real *> into.y + (t * B + first) * H, rows * H)
         if sweep == job.depth - 2:
             # h_0 stands one step before t = 1: its terms are those of one sweep less
-            product(chains, s, H, 1, rows, back_hh, H, H, <real *> into.dh_0 + first * H, H, TILE_SET,
+            product(chains, s, H, 1, rows, 1, 0, back_hh, H, H, <real *> into.dh_0 + first * H, H, 0, TILE_SET,
                     <const real *> NULL, False)
 
 
@@ -312,20 +351,22 @@ def bptt(str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1):
         job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
         job.scratch = Memory(job.scratch_each * workers)
         if depth is not None and depth <= T:
-            sums = Memory(T * B * H * size)
-            job.da = sums.aligned
+            sums = Memory((T + job.steps) * B * H * size)
+            job.da, job.turned = sums.aligned, sums.aligned + T * B * H * size
             truncated = DepthJob()
             truncated.into, truncated.depth = job, depth
             memset(job.dh_0, 0, B * H * size)
-            truncated.run(row_blocks(B, workers), min(workers, <int> B) - 1)
+            truncated.run(row_blocks(B, H, workers), min(workers, <int> B) - 1)
         else:
             job.steps = min(job.steps, T)
-            sums = Memory((job.steps + 1) * B * H * size)
-            job.da, job.edge = sums.aligned, sums.aligned + job.steps * B * H * size
-            job.blocks = row_blocks(B, workers)
+            sums = Memory((2 * job.steps + 1) * B * H * size)
+            job.da, job.turned = sums.aligned, sums.aligned + job.steps * B * H * size
+            job.edge = sums.aligned + 2 * job.steps * B * H * size
+            job.blocks = row_blocks(B, H, workers)
         job.input_groups = ceil_div(job.steps * B, ROWS_TOGETHER)
         chunks = ceil_div(T, job.steps)
-        job.run(chunks * (job.blocks + job.gradient_items()), workers - 1)
+        job.turns = workers if H > DIRECT_ROWS else 0
+        job.run(chunks * (job.blocks + job.turns + job.gradient_items()), workers - 1)
         if panels.tokens:
             if panels.double:
                 turn(<const double *> table.aligned, Hp, I, H, <double *> buffers.write(dweight_ih))
@@ -336,14 +377,3 @@ def bptt(str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1):
     if panels.has_bias_hh:
         dbias_hh = dbias.copy() if panels.has_bias_ih else dbias
     return dx, (dh_0,), Weights(dweight_ih, dweight_hh, dbias if panels.has_bias_ih else None, dbias_hh)
-
-
-cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
-    """out (columns, rows) = v (rows, columns) transposed."""
-    cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t whole = rows // L * L, r, j
-    for r in range(rows // L):
-        pack_turned(v + r * L * ld, ld, L, columns, out + r * L, rows)
-    for j in range(columns):
-        for r in range(whole, rows):
-            out[j * rows + r] = v[r * ld + j]

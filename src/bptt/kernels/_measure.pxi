@@ -5,8 +5,8 @@
 cdef void peak_loop(const real *a, const real *panel, real *c, ptrdiff_t rounds) noexcept nogil:
     cdef ptrdiff_t L = lanes_of(<real *> NULL), r
     for r in range(rounds):
-        tile(1, TILE_WIDTH, TILE_HEIGHT, a, BLOCK_K, 1, panel, BLOCK_K, c, TILE_WIDTH * L, L, TILE_SET,
-             <const real *> NULL)
+        tile(1, TILE_WIDTH, TILE_HEIGHT, a, BLOCK_K, 1, panel, TILE_WIDTH * L, BLOCK_K, c, TILE_WIDTH * L, L, TILE_SET,
+             <const real *> NULL, <const real *> NULL)
 
 
 def fma_peak(dtype, *, int rounds=2000, int repeats=7):
@@ -60,7 +60,7 @@ def read_bandwidth(ptrdiff_t size, *, int repeats=7):
     cdef ptrdiff_t step = 4 * LANES_F32, n = max(step, size // 4 // step * step)
     cdef ptrdiff_t rounds = max(<ptrdiff_t> 1, (1 << 26) // (4 * n))
     cdef Memory memory = Memory(4 * n)
-    cdef float sink
+    cdef float sink = 0
     memset(memory.aligned, 0, 4 * n)
     best = float("inf")
     for _ in range(repeats):

@@ -2,8 +2,8 @@
  *
  *     C[i, j] = start[i, j] + sum_k A[i, k] * panel[k, j]          start = a bias row, 0, or C itself
  *
- * A is a[i * a_row + k * a_k] (rows as they lie, or columns of a matrix read transposed); panel[k] is WIDTH whole
- * vectors, zero-padded; the last vector of C may end after `tail` lanes.
+ * A is a[i * a_row + k * a_k]; row k of the panel is WIDTH whole vectors at panel + k * panel_k; the last vector of C
+ * may end after `tail` lanes.
  *
  * CHAINS: the sum over k is kept as CHAINS interleaved partial sums (k = g mod CHAINS), added in the order
  * ((start + s_0) + s_1) + ...  A fused multiply-add takes four cycles and two can start in each, so a row of few
@@ -36,14 +36,38 @@
 #define TILE_UNROLL
 #endif
 
+/* Into the second-level cache, for the block after this one. */
+#if defined(__GNUC__)
+#define TILE_PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#else
+#define TILE_PREFETCH(p) ((void)0)
+#endif
+
 /* How the first vectors' sums start and where they go. */
 #define TILE_SET 0 /* C = bias + sums (bias NULL: 0) */
 #define TILE_ADD 1 /* C = C + sums */
 
+/* Only tiles of the full width and four rows or more have time to fetch. */
+#define TILE_FETCHES(CHAINS, WIDTH, ROWS) (CHAINS == 1 && WIDTH == TILE_WIDTH && ROWS >= 4)
+
+#define TILE_STEP(P, V, L, CHAINS, WIDTH, ROWS)                                                        \
+    TILE_UNROLL for (int g = 0; g < CHAINS; ++g) {                                                     \
+        V b[WIDTH];                                                                                    \
+        TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                                    \
+            b[j] = P##_load(panel + (k + g) * panel_k + j * L);                                        \
+        TILE_UNROLL for (int i = 0; i < ROWS; ++i) {                                                   \
+            V x = P##_splat(a[i * a_row + (k + g) * a_k]);                                             \
+            TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                                \
+                s[i][g][j] = s[i][g][j] + x * b[j];                                                    \
+        }                                                                                              \
+    }
+
+/* ahead: a vector column of the block that comes next, with this panel's stride, or NULL. */
 #define TILE_DEFINE(P, REAL, V, L, CHAINS, WIDTH, ROWS)                                                \
     LANES_INLINE void P##_tile_##CHAINS##_##WIDTH##_##ROWS(                                            \
-        const REAL *a, ptrdiff_t a_row, ptrdiff_t a_k, const REAL *panel, ptrdiff_t K, REAL *c,        \
-        ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias)                                    \
+        const REAL *a, ptrdiff_t a_row, ptrdiff_t a_k, const REAL *panel, ptrdiff_t panel_k,           \
+        ptrdiff_t K, REAL *c,                                                                          \
+        ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias, const REAL *ahead)                 \
     {                                                                                                  \
         V s[ROWS][CHAINS][WIDTH];                                                                      \
         ptrdiff_t k = 0;                                                                               \
@@ -51,24 +75,21 @@
             TILE_UNROLL for (int g = 0; g < CHAINS; ++g)                                               \
                 TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                            \
                     s[i][g][j] = g == 0 && bias ? P##_load(bias + j * L) : P##_splat(0);               \
-        for (; k + CHAINS <= K; k += CHAINS) {                                                         \
-            TILE_UNROLL for (int g = 0; g < CHAINS; ++g) {                                             \
-                V b[WIDTH];                                                                            \
-                TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                            \
-                    b[j] = P##_load(panel + ((k + g) * WIDTH + j) * L);                                \
-                TILE_UNROLL for (int i = 0; i < ROWS; ++i) {                                           \
-                    V x = P##_splat(a[i * a_row + (k + g) * a_k]);                                     \
-                    TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                        \
-                        s[i][g][j] = s[i][g][j] + x * b[j];                                            \
-                }                                                                                      \
+        if (TILE_FETCHES(CHAINS, WIDTH, ROWS) && ahead)                                                \
+            for (; k + CHAINS <= K; k += CHAINS) {                                                     \
+                TILE_PREFETCH(ahead + k * panel_k);                                                    \
+                TILE_STEP(P, V, L, CHAINS, WIDTH, ROWS)                                                \
             }                                                                                          \
-        }                                                                                              \
+        else                                                                                           \
+            for (; k + CHAINS <= K; k += CHAINS) {                                                     \
+                TILE_STEP(P, V, L, CHAINS, WIDTH, ROWS)                                                \
+            }                                                                                          \
         TILE_UNROLL for (int g = 0; g < CHAINS - 1; ++g) {                                             \
             if (k + g < K) {                                                                           \
                 TILE_UNROLL for (int i = 0; i < ROWS; ++i)                                             \
                     TILE_UNROLL for (int j = 0; j < WIDTH; ++j)                                        \
                         s[i][g][j] = s[i][g][j] + P##_splat(a[i * a_row + (k + g) * a_k]) *            \
-                                                      P##_load(panel + ((k + g) * WIDTH + j) * L);     \
+                                                      P##_load(panel + (k + g) * panel_k + j * L);     \
             }                                                                                          \
         }                                                                                              \
         TILE_UNROLL for (int i = 0; i < ROWS; ++i)                                                     \
@@ -113,7 +134,7 @@
 
 #define TILE_CASE(P, CHAINS, WIDTH, ROWS)                                                              \
     case (CHAINS * 8 + WIDTH) * 8 + ROWS:                                                              \
-        P##_tile_##CHAINS##_##WIDTH##_##ROWS(a, a_row, a_k, panel, K, c, ldc, tail, start, bias);      \
+        P##_tile_##CHAINS##_##WIDTH##_##ROWS(a, a_row, a_k, panel, panel_k, K, c, ldc, tail, start, bias, ahead); \
         return;
 
 /* X(chains, width, rows) of every tile there is. */
@@ -145,8 +166,10 @@
     TILE_DEFINE_ROW(P, REAL, V, L, TILE_ROW_PANELS)                                                    \
     /* rows <= tile_height(chains, width) */                                                           \
     static LANES_UNUSED void P##_tile(int chains, int width, int rows, const REAL *a, ptrdiff_t a_row, \
-                                      ptrdiff_t a_k, const REAL *panel, ptrdiff_t K, REAL *c,          \
-                                      ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias)      \
+                                      ptrdiff_t a_k, const REAL *panel, ptrdiff_t panel_k,             \
+                                      ptrdiff_t K, REAL *c,                                            \
+                                      ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias,      \
+                                      const REAL *ahead)                                               \
     {                                                                                                  \
         switch ((chains * 8 + width) * 8 + rows) { TILE_LIST(TILE_CASE, P) }                           \
     }

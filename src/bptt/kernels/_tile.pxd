@@ -28,11 +28,11 @@ cdef extern from "_tile.h" nogil:
     int tile_height(int chains, int width)
     int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
     void f32_tile(int chains, int width, int rows, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                  const float *panel, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
-                  const float *bias)
+                  const float *panel, ptrdiff_t panel_k, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
+                  const float *bias, const float *ahead)
     void f64_tile(int chains, int width, int rows, const double *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                  const double *panel, ptrdiff_t K, double *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
-                  const double *bias)
+                  const double *panel, ptrdiff_t panel_k, ptrdiff_t K, double *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
+                  const double *bias, const double *ahead)
     void f32_tile_row(const float *a, ptrdiff_t a_k, const float *panel, ptrdiff_t apart, ptrdiff_t K, float *c,
                       int start, const float *bias)
     void f64_tile_row(const double *a, ptrdiff_t a_k, const double *panel, ptrdiff_t apart, ptrdiff_t K, double *c,
@@ -50,6 +50,9 @@ cdef extern from "_pack.h" nogil:
 # a longer sum over k is a sum of blocks, which also bounds its rounding error.
 cdef enum:
     BLOCK_K = 256
+    # A packed matrix of this many numbers is not in the second-level cache when its turn comes again: blocks are
+    # fetched while the one before is used.  Where it is, fetching costs 4%.
+    FETCH_FROM = 400_000
 
 
 cdef inline ptrdiff_t lanes_of(real *kind) noexcept nogil:
@@ -89,12 +92,12 @@ cdef inline int chains_for(real *kind, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
 
 
 cdef inline void tile(int chains, int width, int rows, const real *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                      const real *panel, ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
-                      const real *bias) noexcept nogil:
+                      const real *panel, ptrdiff_t panel_k, ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail,
+                      int start, const real *bias, const real *ahead) noexcept nogil:
     if real is float:
-        f32_tile(chains, width, rows, a, a_row, a_k, panel, K, c, ldc, tail, start, bias)
+        f32_tile(chains, width, rows, a, a_row, a_k, panel, panel_k, K, c, ldc, tail, start, bias, ahead)
     else:
-        f64_tile(chains, width, rows, a, a_row, a_k, panel, K, c, ldc, tail, start, bias)
+        f64_tile(chains, width, rows, a, a_row, a_k, panel, panel_k, K, c, ldc, tail, start, bias, ahead)
 
 
 cdef inline void tile_row(const real *a, ptrdiff_t a_k, const real *panel, ptrdiff_t apart, ptrdiff_t K, real *c,
@@ -107,36 +110,44 @@ cdef inline void tile_row(const real *a, ptrdiff_t a_k, const real *panel, ptrdi
 
 cdef inline void panel_product(
     int chains, int width, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *panel,
-    ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start, const real *bias
+    ptrdiff_t panel_k, ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start, const real *bias,
+    const real *ahead
 ) noexcept nogil:
-    """C[:, one panel] (+)= A (rows, K) panel (K, width vectors), rows split evenly over tiles."""
+    """C[:, one panel] (+)= A (rows, K) panel (K, width vectors), rows split evenly over tiles.
+
+    ahead: the block that comes next, or NULL; each of the first tiles fetches one vector column of it.
+    """
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
     cdef ptrdiff_t groups = ceil_div(rows, tile_height(chains, width))
     cdef ptrdiff_t g, row = 0, height
     for g in range(groups):
         # 32 rows are 6 + 6 + 5 + 5 + 5 + 5: five sixes and a two would leave the last tile waiting on latency
         height = rows // groups + (1 if g < rows % groups else 0)
-        tile(chains, width, <int> height, a + row * a_row, a_row, a_k, panel, K, c + row * ldc, ldc, tail, start,
-             bias)
+        tile(chains, width, <int> height, a + row * a_row, a_row, a_k, panel, panel_k, K, c + row * ldc, ldc, tail,
+             start, bias, ahead + g * L if ahead != NULL and g < width else NULL)
         row += height
 
 
 cdef inline void product(
-    int chains, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *packed, ptrdiff_t K,
-    ptrdiff_t N, real *c, ptrdiff_t ldc, int start, const real *bias, bint backwards
+    int chains, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, ptrdiff_t sets, ptrdiff_t a_set,
+    const real *packed, ptrdiff_t K, ptrdiff_t N, real *c, ptrdiff_t ldc, ptrdiff_t c_set, int start,
+    const real *bias, bint backwards
 ) noexcept nogil:
     """C (rows, N) = bias + A (rows, K) W (K, N)  or  C += A W, W packed.  bias: padded row or NULL for 0.
 
-    backwards walks the panels from the last to the first, so that every other time step finds the panels that the
-    step before used last still in cache; it changes no sum.
+    The rows come in sets (time steps) that lie a_set and c_set apart.  backwards walks the panels from the last to
+    the first, so that every other time step finds the panels that the step before used last still in cache; it
+    changes no sum.
     """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
     cdef ptrdiff_t panels = panel_count(<real *> NULL, N)
-    cdef ptrdiff_t i = 0, p, first, width, k, depth, tail, together
+    cdef ptrdiff_t i = 0, p, first, width, k, depth, tail, together, s
     cdef const real *panel
     cdef const real *initial
+    cdef const real *ahead
     while i < panels:
         together = 1
-        if rows == 1 and chains == 1 and panels - i >= TILE_ROW_PANELS:
+        if rows == 1 and sets == 1 and chains == 1 and panels - i >= TILE_ROW_PANELS:
             # all panels of the group of full width and no part vector at the end
             p = panels - i - TILE_ROW_PANELS if backwards else i
             first = panel_start(<real *> NULL, N, p)
@@ -158,8 +169,18 @@ cdef inline void product(
                 tile_row(a + k * a_k, a_k, panel + k * width * L, width * L * K, depth, c + first * L,
                          start if k == 0 else TILE_ADD, initial)
             else:
-                panel_product(chains, <int> width, a + k * a_k, a_row, a_k, rows, panel + k * width * L, depth,
-                              c + first * L, ldc, tail, start if k == 0 else TILE_ADD, initial)
+                ahead = NULL
+                if K * N < FETCH_FROM:
+                    pass
+                elif k + depth < K:
+                    ahead = panel + (k + depth) * width * L
+                elif i < panels:
+                    ahead = packed + panel_start(<real *> NULL, N, panels - 1 - i if backwards else i) * L * K
+                for s in range(sets):
+                    panel_product(chains, <int> width, a + s * a_set + k * a_k, a_row, a_k, rows,
+                                  panel + k * width * L, width * L, depth, c + s * c_set + first * L, ldc, tail,
+                                  start if k == 0 else TILE_ADD, initial,
+                                  ahead if s == 0 else NULL)
             k += depth
 
 

@@ -4,14 +4,17 @@ cdef enum:
     # Rows of pre-activations computed ahead of the recurrence: enough for the tile, few enough to be in cache
     # when the recurrent steps come to them.
     ROWS_AHEAD = 96
-    # Batch rows that go through all their steps together.
+    ROWS_AHEAD_LARGE = 384  # for a weight_ih too large for the caches
+    # Batch rows that go through all their steps together: more where the weights are too large for the caches
+    # and every step reads them anew.
     ROWS_TOGETHER = 48
+    ROWS_TOGETHER_LARGE = 96
     # Operations under which waking another thread costs more than it brings.
     WORK_TO_SHARE = 20_000_000
 
 
-cdef inline ptrdiff_t row_blocks(ptrdiff_t B, int threads) noexcept nogil:
-    return max(ceil_div(B, ROWS_TOGETHER), min(B, threads))
+cdef inline ptrdiff_t row_blocks(ptrdiff_t B, ptrdiff_t H, int threads) noexcept nogil:
+    return max(ceil_div(B, ROWS_TOGETHER if H * H < FETCH_FROM else ROWS_TOGETHER_LARGE), min(B, threads))
 
 
 cdef inline ptrdiff_t block_start(ptrdiff_t B, ptrdiff_t blocks, ptrdiff_t k) noexcept nogil:
@@ -28,8 +31,7 @@ cdef void unroll_rows(
     """Rows first..last-1 of the batch through all time steps."""
     cdef ptrdiff_t I = weights.I, H = weights.H, Hp = padded(<real *> NULL, H)
     cdef ptrdiff_t rows = last - first
-    cdef bint whole = rows == B
-    cdef ptrdiff_t steps = max(<ptrdiff_t> 1, ROWS_AHEAD // rows)
+    cdef ptrdiff_t steps = max(<ptrdiff_t> 1, (ROWS_AHEAD if I * H < FETCH_FROM else ROWS_AHEAD_LARGE) // rows)
     cdef int chains = chains_for(<real *> NULL, H, H)
     cdef const real *hh = <const real *> weights.hh
     cdef const real *ih = <const real *> weights.ih
@@ -47,18 +49,17 @@ cdef void unroll_rows(
             for t in range(start, end):
                 for b in range(first, last):
                     memcpy(y + (t * B + b) * H, ih + tokens[t * B + b] * Hp, H * sizeof(real))
-        elif whole:
-            product(1, x + start * B * I, I, 1, (end - start) * B, ih, I, H, y + start * B * H, H, TILE_SET, bias,
-                    False)
+        elif rows == B:
+            product(1, x + start * B * I, I, 1, (end - start) * B, 1, 0, ih, I, H, y + start * B * H, H, 0, TILE_SET,
+                    bias, False)
         else:
-            for t in range(start, end):
-                product(1, x + (t * B + first) * I, I, 1, rows, ih, I, H, y + (t * B + first) * H, H, TILE_SET,
-                        bias, False)
+            product(1, x + (start * B + first) * I, I, 1, rows, end - start, B * I, ih, I, H,
+                    y + (start * B + first) * H, H, B * H, TILE_SET, bias, False)
         for t in range(start, end):
             before = h_0 + first * H if t == 0 else y + ((t - 1) * B + first) * H
             h = y + (t * B + first) * H
             # a_t += W_hh h_{t-1};  h_t = f(a_t)
-            product(chains, before, H, 1, rows, hh, H, H, h, H, TILE_ADD, <const real *> NULL, t & 1)
+            product(chains, before, H, 1, rows, 1, 0, hh, H, H, h, H, 0, TILE_ADD, <const real *> NULL, t & 1)
             cell_forward(weights.cell, h, rows * H)
         start = end
 
@@ -151,7 +152,7 @@ def unroll(str cell, x, tuple state, weights, *, bint keep=True, int threads=1):
     if job.T * job.B:
         if 2.0 * job.T * job.B * panels.H * (panels.H + panels.I) < WORK_TO_SHARE:
             threads = 1
-        job.run(row_blocks(job.B, threads), min(threads, <int> job.B) - 1)
+        job.run(row_blocks(job.B, panels.H, threads), min(threads, <int> job.B) - 1)
     size = job.B * panels.H * (8 if panels.double else 4)
     if size:
         memcpy(buffers.write(h_n), <char *> job.y + (job.T - 1) * size if job.T else <char *> job.h_0, size)
