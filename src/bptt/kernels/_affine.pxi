@@ -60,8 +60,9 @@ cdef void affine_gradient_item(AffineGradientJob job, int64_t k, int worker, rea
         turn(dy + column, job.N, job.rows, block_start(job.N, job.turns, k + 1) - column,
              turned + column * job.rows)
     elif k < job.items - 1:
-        outer_panel(turned, job.rows, 1, job.N, job.rows, <const real *> NULL, 0, <const real *> job.x, job.K, k - job.turns,
-                    <real *> (job.scratch.aligned + worker * job.scratch_each), <real *> job.dweight, TILE_SET)
+        outer_panel(turned, job.rows, 1, job.N, job.rows, <const real *> NULL, 0, <const real *> job.x, job.K,
+                    k - job.turns, <real *> (job.scratch.aligned + worker * job.scratch_each),
+                    <real *> job.dweight, TILE_SET)
     else:
         column_sums(dy, job.N, job.rows, <real *> job.dbias, False)
 
@@ -71,9 +72,8 @@ cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bi
     cdef ptrdiff_t O = weight.shape[0], K = weight.shape[1]
     cdef ptrdiff_t depth = K if turned else O, width = O if turned else K
     cdef bint double = weight.itemsize == 8
-    cdef ptrdiff_t size = packed_size(<double *> NULL, depth, width) if double else packed_size(<float *> NULL, depth,
-                                                                                               width)
     cdef ptrdiff_t wide = padded(<double *> NULL, width) if double else padded(<float *> NULL, width)
+    cdef ptrdiff_t size = depth * wide
     cdef Memory memory = Memory((size + wide) * (8 if double else 4))
     bias_at[0] = size * (8 if double else 4)
     if double:

@@ -93,8 +93,9 @@ cdef void bptt_item(BpttJob job, int64_t k, int worker, real *kind) noexcept nog
     if part < panels_hh:
         # dW_hh = sum_t da_t^T h_{t-1}
         before = job.B if start == 0 else 0
-        outer_panel(columns, a_row, a_k, H, rows, <const real *> job.h_0, before, y + (start * job.B - job.B + before) * H, H, part,
-                    scratch, <real *> job.dweight_hh, TILE_SET if chunk == 0 else TILE_ADD)
+        outer_panel(columns, a_row, a_k, H, rows, <const real *> job.h_0, before,
+                    y + (start * job.B - job.B + before) * H, H, part, scratch, <real *> job.dweight_hh,
+                    TILE_SET if chunk == 0 else TILE_ADD)
         return
     part -= panels_hh
     if job.weights.tokens:
@@ -107,8 +108,9 @@ cdef void bptt_item(BpttJob job, int64_t k, int worker, real *kind) noexcept nog
     else:
         if part < panels_ih:
             # dW_ih = sum_t da_t^T x_t
-            outer_panel(columns, a_row, a_k, H, rows, <const real *> NULL, 0, <const real *> job.x + start * job.B * I, I, part,
-                        scratch, <real *> job.dweight_ih, TILE_SET if chunk == 0 else TILE_ADD)
+            outer_panel(columns, a_row, a_k, H, rows, <const real *> NULL, 0,
+                        <const real *> job.x + start * job.B * I, I, part, scratch, <real *> job.dweight_ih,
+                        TILE_SET if chunk == 0 else TILE_ADD)
             return
         part -= panels_ih
         if part < job.input_groups:
@@ -169,8 +171,8 @@ cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, r
 
 
 cdef void outer_panel(
-    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t H, ptrdiff_t rows, const real *head, ptrdiff_t head_rows, const real *body,
-    ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t H, ptrdiff_t rows, const real *head,
+    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
 ) noexcept nogil:
     """dW (H, N) (+)= da^T v for the columns of panel p.
 

@@ -28,11 +28,11 @@ cdef extern from "_tile.h" nogil:
     int tile_height(int chains, int width)
     int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
     void f32_tile(int chains, int width, int rows, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                  const float *panel, ptrdiff_t panel_k, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
-                  const float *bias, const float *ahead)
+                  const float *panel, ptrdiff_t panel_k, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail,
+                  int start, const float *bias, const float *ahead)
     void f64_tile(int chains, int width, int rows, const double *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                  const double *panel, ptrdiff_t panel_k, ptrdiff_t K, double *c, ptrdiff_t ldc, ptrdiff_t tail, int start,
-                  const double *bias, const double *ahead)
+                  const double *panel, ptrdiff_t panel_k, ptrdiff_t K, double *c, ptrdiff_t ldc, ptrdiff_t tail,
+                  int start, const double *bias, const double *ahead)
     void f32_tile_row(const float *a, ptrdiff_t a_k, const float *panel, ptrdiff_t apart, ptrdiff_t K, float *c,
                       int start, const float *bias)
     void f64_tile_row(const double *a, ptrdiff_t a_k, const double *panel, ptrdiff_t apart, ptrdiff_t K, double *c,
