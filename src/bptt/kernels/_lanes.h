@@ -63,16 +63,40 @@ typedef int64_t lanes_i64;
     LANES_INLINE V P##_copysign(V v, V sign)                                                           \
     {                                                                                                  \
         return P##_from_bits(P##_bits(v) | (P##_bits(sign) & P##_bits(P##_splat((REAL)-0.0))));        \
-    }                                                                                                  \
-    /* where a > b take x, else y (y where a or b is NaN) */                                           \
+    }
+
+LANES_DEFINE(f32, float, lanes_f32, int32_t, lanes_i32)
+LANES_DEFINE(f64, double, lanes_f64, int64_t, lanes_i64)
+
+/* Where a > b take x, else y (y where a or b is NaN). */
+#if defined(__AVX512F__)
+LANES_INLINE lanes_f32 f32_where_gt(lanes_f32 a, lanes_f32 b, lanes_f32 x, lanes_f32 y)
+{
+    return (lanes_f32)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ), (__m512)y, (__m512)x);
+}
+LANES_INLINE lanes_f64 f64_where_gt(lanes_f64 a, lanes_f64 b, lanes_f64 x, lanes_f64 y)
+{
+    return (lanes_f64)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ), (__m512d)y, (__m512d)x);
+}
+#elif defined(__AVX__)
+LANES_INLINE lanes_f32 f32_where_gt(lanes_f32 a, lanes_f32 b, lanes_f32 x, lanes_f32 y)
+{
+    return (lanes_f32)_mm256_blendv_ps((__m256)y, (__m256)x, _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GT_OQ));
+}
+LANES_INLINE lanes_f64 f64_where_gt(lanes_f64 a, lanes_f64 b, lanes_f64 x, lanes_f64 y)
+{
+    return (lanes_f64)_mm256_blendv_pd((__m256d)y, (__m256d)x, _mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_GT_OQ));
+}
+#else
+#define LANES_WHERE(P, V, IV)                                                                          \
     LANES_INLINE V P##_where_gt(V a, V b, V x, V y)                                                    \
     {                                                                                                  \
         IV m = (IV)(a > b);                                                                            \
         return P##_from_bits(LANES_SELECT(m, P##_bits(x), P##_bits(y)));                               \
     }
-
-LANES_DEFINE(f32, float, lanes_f32, int32_t, lanes_i32)
-LANES_DEFINE(f64, double, lanes_f64, int64_t, lanes_i64)
+LANES_WHERE(f32, lanes_f32, lanes_i32)
+LANES_WHERE(f64, lanes_f64, lanes_i64)
+#endif
 
 /* 2^n for whole n in the normal range, n given as round-to-nearest does: value + magic, magic = 1.5 * 2^(fraction bits) */
 #define LANES_MAGIC_F32 12582912.0f
@@ -80,6 +104,11 @@ LANES_DEFINE(f64, double, lanes_f64, int64_t, lanes_i64)
 LANES_INLINE lanes_f32 f32_exp2_whole(lanes_f32 shifted)
 {
     return f32_from_bits((f32_bits(shifted) - f32_bits(f32_splat(LANES_MAGIC_F32)) + 127) << 23);
+}
+/* v 2^n, v in [1/2, 2] and the product in the normal range: n is added to the exponent. */
+LANES_INLINE lanes_f32 f32_scale(lanes_f32 v, lanes_f32 shifted)
+{
+    return f32_from_bits(f32_bits(v) + (f32_bits(shifted) << 23));
 }
 LANES_INLINE lanes_f64 f64_exp2_whole(lanes_f64 shifted)
 {
