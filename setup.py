@@ -8,6 +8,7 @@ import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DIRECTIVES = {
     "language_level": 3,
@@ -23,11 +24,12 @@ MSVC = sys.platform == "win32"
 X86_64 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
 
 # Narrow flags only: an ISO-breaking -ffast-math would lose NaN and inf and the order of the sums.
-COMMON = [] if MSVC else ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-g0"]
+COMMON = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-g0"]
 VARIANTS = {"_baseline": []}
 if X86_64:
     VARIANTS["_avx2"] = ["-mavx2", "-mfma"]
-    VARIANTS["_avx512"] = [*"-mavx512f -mavx512vl -mavx512bw -mavx512dq -mfma".split(), "-mprefer-vector-width=512"]
+    features = ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"]
+    VARIANTS["_avx512"] = [*features, "-mprefer-vector-width=512"]
 
 
 def extensions():
@@ -40,21 +42,24 @@ def extensions():
             [f"src/bptt/kernels/{module}.pyx"],
             include_dirs=["src/bptt/kernels"],
             depends=depends,
-            extra_compile_args=COMMON + flags,
+            extra_compile_args=[] if MSVC else COMMON + flags,
         )
         for module, flags in modules.items()
     ]
 
 
-def require_compiler():
-    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    if not MSVC and shutil.which(compiler.split()[0]) is None and shutil.which("cc") is None:
-        sys.exit(
-            f"bptt: building needs a C compiler and {compiler.split()[0]!r} was not found; install one "
-            "(Debian and Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install) "
-            "or name yours in the environment variable CC."
-        )
+class BuildExt(build_ext):
+    """Say in one sentence that there is no compiler, before distutils says it in fifty."""
+
+    def run(self):
+        command = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+        if not MSVC and shutil.which(command) is None:
+            sys.exit(
+                f"bptt: building needs a C compiler, and {command!r} was not found; install one (Debian, "
+                "Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install) or name "
+                "yours in the environment variable CC."
+            )
+        super().run()
 
 
-require_compiler()
-setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES))
+setup(ext_modules=cythonize(extensions(), compiler_directives=DIRECTIVES), cmdclass={"build_ext": BuildExt})
