@@ -16,12 +16,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import machine
-import peers
-import results
 import shapes
+
+from bptt.benchmark import machine, peers, results
+from bptt.benchmark.measure import measure
+from bptt.benchmark.rows import CASES, DTYPES, parse_choices
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shapes", default="bars", help="bars (default), a name in shapes.py, or T,B,I,H; joined by +"
     )
-    parser.add_argument("--cases", default=",".join(shapes.CASES), help="default: %(default)s")
-    parser.add_argument("--dtypes", default=",".join(shapes.DTYPES), help="default: %(default)s")
+    parser.add_argument("--cases", default=",".join(CASES), help="default: %(default)s")
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="default: %(default)s")
     parser.add_argument(
         "--peers",
         default=",".join(name for name in peers.NAMES if name != "reference"),
@@ -55,37 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(rows: Sequence[shapes.Row], names: Sequence[str], seconds: float, rounds: int, to: Path) -> None:
-    """Measure ``rows`` in this process, whose threads are fixed, and write them."""
-    import problem  # imports NumPy
-    import timing
-
-    found, absent = peers.load(names)
-    cases, refused = peers.plan(rows, found)
-    about = machine.describe()
-    benchmarks: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, start=1):
-        print(f"{number}/{len(rows)} {row.group}", file=sys.stderr)
-        numbers = problem.make(row.case, row.shape, row.dtype)
-        runs = {name: found[name].build(numbers, row.threads) for of, name in cases if of == row}
-        errors = {name: problem.check(name, numbers, run) for name, run in runs.items()}
-        limits = machine.limits(row)
-        times = timing.rotate(
-            {name: run.call for name, run in runs.items()},
-            seconds=seconds,
-            rounds=rounds,
-            one_by_one=row.case == shapes.STEP,
-        )
-        for name, samples in times.items():
-            info = results.extra_info(
-                row, name, found[name].version, limits=limits, error=errors[name], machine=about
-            )
-            benchmarks.append(results.as_benchmark(row.group, info, samples))
-    results.write(to, benchmarks, peers.account(found, absent, refused))
-
-
 def _in_processes(arguments: Sequence[str], threads: Sequence[int], to: Path) -> int:
-    """Run this script once for each number of threads: a library fixes it when it loads.
+    """Run this script once for each number of threads, which are fixed when a process starts.
 
     Returns the exit status of the first that fails (it has said why), or 0.
     """
@@ -93,7 +64,7 @@ def _in_processes(arguments: Sequence[str], threads: Sequence[int], to: Path) ->
     for count, part in zip(threads, parts, strict=True):
         # The last --threads and --json count.
         command = [sys.executable, __file__, *arguments, "--threads", str(count), "--json", str(part)]
-        status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+        status = machine.run_fixed(command, count, stdout=subprocess.DEVNULL).returncode
         if status:
             return status
     results.merge(parts, to)
@@ -108,9 +79,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         threads = [machine.parse_threads(text) for text in options.threads.split(",")]
-        names = shapes.parse_choices("peers", options.peers, peers.NAMES)
-        cases = shapes.parse_choices("cases", options.cases, shapes.CASES)
-        dtypes = shapes.parse_choices("dtypes", options.dtypes, shapes.DTYPES)
+        names = parse_choices("peers", options.peers, peers.NAMES)
+        cases = parse_choices("cases", options.cases, CASES)
+        dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
         rows = {count: shapes.select(options.shapes, count, cases, dtypes) for count in threads}
         if not any(rows.values()):
             raise ValueError(f"shapes: expected a selection with rows, got none for {' '.join(arguments)!r}")
@@ -122,13 +93,14 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         path = options.json or Path(folder) / "times.json"
-        if len(threads) > 1:
-            status = _in_processes(arguments, threads, path)
+        if len(threads) == 1 and machine.is_fixed(threads[0]):
+            measure(
+                rows[threads[0]], names, path, allowance=lambda *_: options.seconds, rounds=options.rounds
+            )
+        else:
+            status = _in_processes(arguments, [count for count in threads if rows[count]], path)
             if status:
                 return status
-        else:
-            machine.fix_threads(threads[0])
-            _measure(rows[threads[0]], names, options.seconds, options.rounds, path)
         run = results.read(path)
     chosen = [row for part in rows.values() for row in part]
     print(results.table(run.measurements, {row.group: row for row in chosen}))

@@ -1,4 +1,4 @@
-"""Options of the suite, threads fixed before anything numerical loads, and an account of what is not run."""
+"""Options of the suite, run in a process whose threads are fixed, and an account of what is not run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import machine
-import peers
 import shapes
 
-if TYPE_CHECKING:
-    from peers.base import Implementation
+from bptt.benchmark import machine, peers
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.rows import CASES, DTYPES, Row, parse_choices
 
-_FOUND = pytest.StashKey[dict[str, "Implementation"]]()
+_FOUND = pytest.StashKey[dict[str, Implementation]]()
 _ABSENT = pytest.StashKey[dict[str, str]]()
-_REFUSED = pytest.StashKey["Counter[str]"]()
-_ROWS = pytest.StashKey[tuple[shapes.Row, ...]]()
+_REFUSED = pytest.StashKey[Counter[str]]()
+_ROWS = pytest.StashKey[tuple[Row, ...]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,21 +30,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--threads", default=threads, help="a number or all (default BENCH_THREADS, or else 1)")
     shapes_help = "bars (default), a name in shapes.py, or T,B,I,H; joined by +"
     group.addoption("--shapes", default="bars", help=shapes_help)
-    group.addoption("--cases", default=",".join(shapes.CASES), help="forward,forward_backward,single_step")
-    group.addoption("--dtypes", default=",".join(shapes.DTYPES), help="float32,float64")
+    group.addoption("--cases", default=",".join(CASES), help="forward,forward_backward,single_step")
+    group.addoption("--dtypes", default=",".join(DTYPES), help="float32,float64")
     group.addoption("--peers", default=",".join(peers.NAMES), help=f"out of {','.join(peers.NAMES)}")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Run pytest again in a process whose threads are fixed, unless this is it."""
+    try:
+        threads = machine.parse_threads(config.getoption("--threads"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    if config.option.help or machine.is_fixed(threads):
+        return None
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)
+    invocation = config.invocation_params
+    command = [sys.executable, "-m", "pytest", *map(str, invocation.args)]
+    return machine.run_fixed(command, threads, cwd=invocation.dir).returncode
 
 
 def pytest_configure(config: pytest.Config) -> None:
     option = config.getoption
     try:
         threads = machine.parse_threads(option("--threads"))
-        cases = shapes.parse_choices("cases", option("--cases"), shapes.CASES)
-        dtypes = shapes.parse_choices("dtypes", option("--dtypes"), shapes.DTYPES)
-        names = shapes.parse_choices("peers", option("--peers"), peers.NAMES)
+        cases = parse_choices("cases", option("--cases"), CASES)
+        dtypes = parse_choices("dtypes", option("--dtypes"), DTYPES)
+        names = parse_choices("peers", option("--peers"), peers.NAMES)
         config.stash[_ROWS] = shapes.select(option("--shapes"), threads, cases, dtypes)
-        machine.fix_threads(threads)
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_FOUND], config.stash[_ABSENT] = peers.load(names)
     config.stash[_REFUSED] = Counter()

@@ -1,4 +1,7 @@
-"""Draw time against H for B=1 and B=32, and the fraction of the FMA peak, one line an implementation."""
+"""Draw time against H for B=1 and B=32, and the fraction of the FMA peak, one line an implementation.
+
+The style, the decoration of the axes and the saving are scaling.py's too.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
-from results import Measurement, Run
-from shapes import BACKWARD, FORWARD
+
+from bptt.benchmark.results import Measurement, Run
+from bptt.benchmark.rows import BACKWARD, FORWARD
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; each line has its own marker as well.
 _STYLE: dict[str, dict[str, Any]] = {
@@ -25,7 +29,7 @@ _STYLE: dict[str, dict[str, Any]] = {
     "reference": {"color": "#CC79A7", "marker": "x"},
 }
 _BATCHES = (1, 32)
-_TITLES = {FORWARD: "forward", BACKWARD: "forward + backward"}
+TITLES = {FORWARD: "forward", BACKWARD: "forward + backward"}
 
 Key = tuple[str, int]  # case, B
 Lines = dict[str, dict[int, Measurement]]  # implementation to H to measurement
@@ -37,7 +41,7 @@ def _lines(run: Run, threads: int) -> dict[Key, Lines]:
     for m in run.measurements:
         T, B, I, H = m.shape
         wanted = m.dtype == "float32" and m.threads == threads and I == H and B in _BATCHES
-        if not wanted or m.case not in _TITLES or m.implementation not in _STYLE:
+        if not wanted or m.case not in TITLES or m.implementation not in _STYLE:
             continue
         line = chosen.setdefault((m.case, B), {}).setdefault(m.implementation, {})
         if H not in line or line[H].shape.T < T:
@@ -54,22 +58,33 @@ def _peak(m: Measurement) -> float:
 
 
 def _plot(axes: Any, lines: Lines, value: Callable[[Measurement], float]) -> None:
-    for name, style in _STYLE.items():
+    for name in _STYLE:
         if name in lines:
             points = sorted(lines[name].items())
             axes.plot(
                 [H for H, _ in points],
                 [value(m) for _, m in points],
                 label=name,
-                **{"linewidth": 1.4, "markersize": 5, **style},
+                **style(name),
             )
 
 
-def _decorate(axes: Any, ticks: Iterable[int]) -> None:
+def style(name: str) -> dict[str, Any]:
+    """Return an implementation's colour, marker and line, as matplotlib's plot takes them."""
+    return {"linewidth": 1.4, "markersize": 5, **_STYLE.get(name, {"color": "0.5", "marker": "."})}
+
+
+def decorate(axes: Any, ticks: Iterable[int]) -> None:
+    """Give a logarithmic x axis of base 2 these ticks."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
+    lighten(axes)
+
+
+def lighten(axes: Any) -> None:
+    """Give axes a light grid and no frame."""
     axes.grid(visible=True, which="major", color="0.88")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -90,29 +105,40 @@ def draw(run: Run, target: Path) -> None:
     if not chosen:
         raise ValueError("expected square float32 problems with B=1 or B=32, got none")
     ticks = {H for lines in chosen.values() for line in lines.values() for H in line}
-    figure, panels = pyplot.subplots(2, 3, figsize=(12, 7), sharex=True, layout="constrained")
-    for row, case in zip(panels, _TITLES, strict=True):
+    figure, grid = panels(2, 3, sharex=True)
+    for row, case in zip(grid, TITLES, strict=True):
         for axes, B in zip(row, _BATCHES, strict=False):
             _plot(axes, chosen.get((case, B), {}), _microseconds_a_step)
-            _decorate(axes, ticks)
+            decorate(axes, ticks)
             axes.set_yscale("log")
-            axes.set_title(f"{_TITLES[case]}, B = {B}")
+            axes.set_title(f"{TITLES[case]}, B = {B}")
             axes.set_ylabel("median time per time step (µs)")
         _plot(row[2], chosen.get((case, _BATCHES[1]), {}), _peak)
-        _decorate(row[2], ticks)
+        decorate(row[2], ticks)
         row[2].set_ylim(0, 1)
         row[2].yaxis.set_major_formatter(PercentFormatter(1))
-        row[2].set_title(f"{_TITLES[case]}, B = {_BATCHES[1]}")
+        row[2].set_title(f"{TITLES[case]}, B = {_BATCHES[1]}")
         row[2].set_ylabel("fraction of the FMA peak")
-    for axes in panels[1]:
+    for axes in grid[1]:
         axes.set_xlabel("hidden units H (= input features I)")
-    handles = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
+    handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
     names = [name for name in _STYLE if name in handles]
     figure.legend(
         [handles[name] for name in names], names, loc="outside upper center", ncols=len(names), frameon=False
     )
     where = ", ".join(run.machine.values())
     about = f"tanh layer, float32, {threads} thread{'s' * (threads > 1)}; {where}"
+    save(figure, about, target)
+
+
+def panels(rows: int, columns: int, *, width: float = 4, **options: Any) -> tuple[Any, Any]:
+    """Make a figure and its axes, rows by columns, each ``width`` inches wide."""
+    size = (width * columns, 3.5 * rows)
+    return pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+
+
+def save(figure: Any, about: str, target: Path) -> None:
+    """Write what the figure is about under it and save it, the same bytes for the same figures."""
     figure.supxlabel(about, fontsize=8, color="0.35")
     with pyplot.rc_context({"svg.hashsalt": "bptt"}):
         figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import results
 import shapes
+
+from bptt.benchmark import results
 
 
 def _parser() -> argparse.ArgumentParser:

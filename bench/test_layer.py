@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import machine
-import problem
-import results
-from peers.base import Implementation
 from pytest_benchmark.fixture import BenchmarkFixture
-from shapes import Row
+
+from bptt.benchmark import machine, problem, results
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.rows import Row
 
 
 def test_layer(

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bench_scripts import BENCH, importer, run
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCH = ROOT / "bench"
+from bptt.benchmark import __main__ as minute
+from bptt.benchmark import machine, measure, peers, problem, results, rows, timing
+from bptt.benchmark.peers.base import Implementation
+
 PEERS = {"numpy", "torch", "onnxruntime", "jax"}
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an importer of the bench's modules, which see only this test."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    yield import_module
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
-            del sys.modules[name]
+    """Return an importer of the bench's scripts, which see only this test."""
+    with importer(monkeypatch) as bench:
+        yield bench
 
 
 @pytest.fixture(scope="module")
@@ -148,19 +135,18 @@ def test_report_of_a_foreign_file(tmp_path: Path, content: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def _results(problem: Any, case: str) -> tuple[Any, dict[str, Any]]:
+def _results(case: str) -> tuple[problem.Problem, dict[str, Any]]:
     """One problem and the arrays that the NumPy peer computes for it."""
-    shape = import_module("shapes").Shape(1 if case == "single_step" else 3, 2, 3, 5)
+    shape = rows.Shape(1 if case == "single_step" else 3, 2, 3, 5)
     numbers = problem.make(case, shape, "float32")
-    made = import_module("peers.with_numpy").IMPLEMENTATIONS["numpy"].build(numbers, 1)
+    made = peers.load(["numpy"])[0]["numpy"].build(numbers, 1)
     for _ in range(problem.CALLS[case]):
         result = made.call()
     return numbers, {name: array.copy() for name, array in made.arrays(result).items()}
 
 
-def test_a_wrong_entry_is_caught(bench: Any) -> None:
-    problem = bench("problem")
-    numbers, arrays = _results(problem, "forward_backward")
+def test_a_wrong_entry_is_caught() -> None:
+    numbers, arrays = _results("forward_backward")
     assert 0 < problem.compare("numpy", numbers, arrays) <= 1
     for name, array in arrays.items():
         for wrong in (array.flat[-1] + 1e-3, np.nan):
@@ -170,9 +156,8 @@ def test_a_wrong_entry_is_caught(bench: Any) -> None:
                 problem.compare("numpy", numbers, arrays | {name: changed})
 
 
-def test_a_wrong_form_is_caught(bench: Any) -> None:
-    problem = bench("problem")
-    numbers, arrays = _results(problem, "forward")
+def test_a_wrong_form_is_caught() -> None:
+    numbers, arrays = _results("forward")
     with pytest.raises(
         problem.DisagreementError, match=r"h_n: expected float32 \(2, 5\), got float64 \(2, 5\)"
     ):
@@ -185,20 +170,18 @@ def test_a_wrong_form_is_caught(bench: Any) -> None:
         problem.compare("numpy", numbers, {"y": arrays["y"]})
 
 
-def test_a_step_that_forgets_its_state_is_caught(bench: Any) -> None:
-    problem = bench("problem")
-    numbers, carried = _results(problem, "single_step")
+def test_a_step_that_forgets_its_state_is_caught() -> None:
+    numbers, carried = _results("single_step")
     assert 0 < problem.compare("numpy", numbers, carried) <= 1
     forgetful = dataclasses.replace(numbers, case="forward")
-    made = import_module("peers.with_numpy").IMPLEMENTATIONS["numpy"].build(forgetful, 1)
+    made = peers.load(["numpy"])[0]["numpy"].build(forgetful, 1)
     h_n = made.arrays(made.call())["h_n"]
     with pytest.raises(problem.DisagreementError, match="h_n: expected an error"):
         problem.compare("numpy", numbers, {"h_n": h_n})
 
 
-def test_gradients_that_pile_up_are_caught(bench: Any) -> None:
-    problem = bench("problem")
-    numbers, arrays = _results(problem, "forward_backward")
+def test_gradients_that_pile_up_are_caught() -> None:
+    numbers, arrays = _results("forward_backward")
     sums = {name: np.zeros_like(array) for name, array in arrays.items()}
 
     def call() -> dict[str, Any]:
@@ -210,28 +193,107 @@ def test_gradients_that_pile_up_are_caught(bench: Any) -> None:
         problem.check("piling", numbers, problem.Run(call, lambda result: result))
 
 
-def test_only_what_is_not_installed_is_absent(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    peers = bench("peers")
-    monkeypatch.setitem(sys.modules, "torch", None)
+def without(monkeypatch: pytest.MonkeyPatch, package: str, module: str) -> None:
+    """Let a peer's module be imported afresh, and find its package missing."""
+    monkeypatch.delitem(sys.modules, f"bptt.benchmark.peers.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_only_what_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "torch", "with_torch")
     found, absent = peers.load(("numpy", "torch"))
     assert list(found) == ["numpy"]
     assert list(absent) == ["torch"]
-    monkeypatch.setitem(sys.modules, "bptt", None)
-    with pytest.raises(ModuleNotFoundError, match="bptt"):
-        peers.load(("bptt",))
+    without(monkeypatch, "numpy", "with_numpy")
+    for strict in (True, False):
+        with pytest.raises(ModuleNotFoundError, match="numpy"):
+            peers.load(("numpy",), strict=strict)
 
 
-def test_threads_must_come_first(bench: Any) -> None:
-    with pytest.raises(RuntimeError, match=r"expected no numerical library loaded yet, got .*numpy"):
-        bench("machine").fix_threads(1)
+def test_a_broken_peer_is_absent_only_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise OSError("libfoo.so: no such file\nand more")
+
+    monkeypatch.setattr(peers, "import_module", broken)
+    with pytest.raises(OSError, match="libfoo"):
+        peers.load(("torch",))
+    assert peers.load(("torch",), strict=False) == ({}, {"torch": "OSError: libfoo.so: no such file"})
+    with pytest.raises(OSError, match="libfoo"):
+        peers.load(("bptt",), strict=False)
+
+
+def test_a_peer_that_disagrees_is_left_out_only_for_users(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def build(p: problem.Problem, threads: int) -> problem.Run:
+        zeros = np.zeros((3, 2, 5), np.float32)
+        return problem.Run(lambda: None, lambda _: {"y": zeros, "h_n": zeros[0]})
+
+    real = peers.load(("bptt", "numpy"))[0]
+    wrong = {**real, "numpy": Implementation("numpy", "0", build)}
+    monkeypatch.setattr(peers, "load", lambda names, strict: (wrong, {}))
+    table = [rows.Row("forward", rows.Shape(3, 2, 3, 5))]
+    options: dict[str, Any] = {"allowance": measure.until(time.monotonic()), "rounds": 2}
+    with pytest.raises(problem.DisagreementError, match="numpy: forward 3,2,3,5 float32: y: expected"):
+        measure.measure(table, wrong, tmp_path / "times.json", **options)
+    measure.measure(table, wrong, tmp_path / "times.json", **options, strict=False)
+    done = results.read(tmp_path / "times.json")
+    assert [m.implementation for m in done.measurements] == ["bptt"]
+    ((reason, count),) = done.refused.items()
+    assert reason.startswith("numpy: DisagreementError: numpy: forward 3,2,3,5 float32: y: expected")
+    assert count == 1
+    monkeypatch.setitem(wrong, "bptt", Implementation("bptt", "0", build))
+    with pytest.raises(problem.DisagreementError, match="bptt: forward"):
+        measure.measure(table, wrong, tmp_path / "times.json", **options, strict=False)
+
+
+def test_time_is_shared_out() -> None:
+    now = time.monotonic()
+    assert 4.5 < measure.until(now + 60)(3, 4) <= 5
+    assert measure.until(now - 1)(3, 4) == 0
+    assert 19 < measure.until(now + 60)(3, 0) <= 20
+
+
+def test_the_minute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {"forward": 3, "forward_backward": 3, "single_step": 1}
+    tiny = tuple(rows.Row(case, rows.Shape(T, 2, 3, 5)) for case, T in shapes.items())
+    monkeypatch.setattr(minute, "minute", lambda threads: tiny)
+    path = tmp_path / "times.json"
+    assert minute.main(0.01, 1, path) == 0
+    done = results.read(path)
+    assert {(m.case, m.implementation) for m in done.measurements} >= {
+        (case, name) for case in shapes for name in ("bptt", "numpy")
+    }
+    assert set(done.versions) | set(done.absent) == PEERS | {"bptt"}
+    assert minute.main(0.01, 1, tmp_path / "none" / "times.json") == 1
+    assert "No such file or directory" in capsys.readouterr().out
+    monkeypatch.undo()
+    for row in rows.minute(2):
+        assert row.threads == 2
+        assert 1 <= rows.flops(row.case, row.shape) < 3e9
+
+
+def test_a_process_with_fixed_threads() -> None:
+    code = (
+        "import os; from bptt.benchmark import machine; from bptt import checks; "
+        "print(machine.is_fixed(1), machine.usable_cores(), checks.default_threads(), os.environ['MARK'])"
+    )
+    cores = machine.usable_cores()
+    done = machine.run_fixed([sys.executable, "-c", code], 1, capture_output=True, env={"MARK": "here"})
+    assert done.stdout.split()[0] == "True", done.stderr
+    assert done.stdout.split()[2:] == ["1", "here"]
+    assert machine.usable_cores() == cores
+    assert not machine.is_fixed(cores + 1)
 
 
 def test_ratios_and_bars(bench: Any) -> None:
-    results, shapes = bench("results"), bench("shapes")
-    small, large = shapes.Shape(50, 1, 4, 4), shapes.Shape(100, 128, 256, 256)
+    shapes = bench("shapes")
+    small, large = rows.Shape(50, 1, 4, 4), rows.Shape(100, 128, 256, 256)
     flops = 2 * 100 * 128 * 512 * 256
-    assert shapes.flops("forward", large) == flops
-    assert shapes.flops("forward_backward", large) == 3 * flops
+    assert rows.flops("forward", large) == flops
+    assert rows.flops("forward_backward", large) == 3 * flops
 
     def measured(shape: Any, threads: int, name: str, seconds: float) -> Any:
         peak, bandwidth = flops / 0.01 / 2, 50 * 4 * 4 * 4 / 1e-6
@@ -279,9 +341,8 @@ def test_every_bar_is_in_the_table_once(bench: Any) -> None:
     }
 
 
-def test_rotation_calls_all_and_keeps_them_apart(bench: Any) -> None:
+def test_rotation_calls_all_and_keeps_them_apart() -> None:
     calls: list[str] = []
-    timing = bench("timing")
     times = timing.rotate(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
         seconds=1e-4,

@@ -1,10 +1,13 @@
 """The command line as a process of its own."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sysconfig
 import time
 
 import numpy as np
@@ -241,8 +244,54 @@ def test_info(tmp_path):
     assert all(lines.values())
 
 
+def test_bench(tmp_path):
+    # Names that the measuring process imports: those in the current directory are not meant.
+    for name in ("json", "numpy", "statistics"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    arguments = [shutil.which("bptt", path=sysconfig.get_path("scripts")), "bench", "--seconds", "0.5"]
+    done = subprocess.run(
+        [*arguments, "--json", "times"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("| direction | dtype | threads | T,B,I,H | bptt |")
+    for case, number in (("forward", 4), ("forward backward", 4), ("single step", 2)):
+        assert sum(line.startswith(f"| {case} | float32 | 1 | ") for line in lines) == number
+    content = json.loads((tmp_path / "times").read_text())
+    about = content["machine_info"]["bench"]
+    assert {"bptt", "numpy"} <= about["versions"].keys()
+    for name in ("torch", "onnxruntime", "jax"):
+        assert (name in about["versions"]) != (name in about["absent"])
+        assert (f"- absent: {name} (" in done.stdout) == (name in about["absent"])
+    assert "10/10 single_step 1,1,256,256 float32 1 thread" in done.stderr
+
+
+def test_bench_takes_ctrl_c(tmp_path):
+    process = subprocess.Popen(
+        command("bench"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr.readline().startswith("1/10 forward")
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr == "bptt: interrupted\n"
+
+
 def test_help(tmp_path):
-    for arguments in ((), ("--help",), ("train", "-h"), ("sample", "--help"), ("info", "--help")):
+    for arguments in (
+        (),
+        ("--help",),
+        ("train", "-h"),
+        ("sample", "--help"),
+        ("info", "--help"),
+        ("bench", "-h"),
+    ):
         assert run(*arguments, cwd=tmp_path).stdout.startswith("Usage: bptt")
     assert run("--version", cwd=tmp_path).stdout.startswith("bptt ")
 

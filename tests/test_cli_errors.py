@@ -1,11 +1,13 @@
 """What the command line refuses, and how: one sentence, no traceback, nothing written."""
 
 import errno
+import json
 import os
 import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import TINY, make_model, make_text, refused, results, run
@@ -149,7 +151,7 @@ def test_a_bad_environment(tmp_path, monkeypatch):
     assert "BPTT_NUM_THREADS: expected an integer of at least 1, got 'two'" in refused("train", cwd=tmp_path)
     monkeypatch.delenv("BPTT_NUM_THREADS")
     monkeypatch.setenv("BPTT_CPU", "z80")
-    for command in ("train", "info"):
+    for command in ("train", "info", "bench"):
         assert refused(command, cwd=tmp_path).startswith("BPTT_CPU: expected one of baseline, avx2, avx512, ")
 
 
@@ -188,6 +190,54 @@ def test_too_little_memory(tmp_path, text, monkeypatch, capsys):
     monkeypatch.setattr("bptt.commands.new_run", greedy)
     assert in_process(monkeypatch, tmp_path, "train", text) == 1
     assert capsys.readouterr().err.startswith("bptt: error: not enough memory; a smaller --hidden")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seconds", "0"), "Invalid value for '--seconds': 0.0 is not in the range x>0."),
+        (("--seconds", "inf"), "Invalid value for '--seconds': inf is not a finite number."),
+        (("--threads", "0"), "Invalid value for '--threads': 0 is not in the range x>=1."),
+        (("--threads", "10000"), "threads: expected 1 to "),
+        (("--json", "none/times"), "--json: expected a file in an existing directory, got none/times"),
+        (("--json", "."), "--json: expected a file, got the directory ."),
+        (("fast",), "Got unexpected extra argument (fast)"),
+    ],
+)
+def test_bench_refuses(tmp_path, options, message):
+    assert refused("bench", *options, cwd=tmp_path).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "message"),
+    [
+        (1, "bptt: forward 1,1,1,1 float32: y: expected\n", "bptt: forward 1,1,1,1 float32: y: expected"),
+        (-9, "", "the measuring process ended with status -9"),
+    ],
+)
+def test_bench_fails(tmp_path, monkeypatch, capsys, status, said, message):
+    def failed(command, threads, **options):
+        return subprocess.CompletedProcess(command, status, said)
+
+    monkeypatch.setattr("bptt.benchmark.machine.run_fixed", failed)
+    assert in_process(monkeypatch, tmp_path, "bench") == 1
+    assert capsys.readouterr() == ("", f"bptt: error: {message}\n")
+
+
+def test_bench_on_a_full_disk(tmp_path, monkeypatch, capsys):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    def measured(command, threads, **options):
+        about = {name: {} for name in ("machine", "versions", "absent", "refused")}
+        Path(command[-1]).write_text(json.dumps({"machine_info": {"bench": about}, "benchmarks": []}))
+        return subprocess.CompletedProcess(command, 0, "")
+
+    monkeypatch.setattr("bptt.benchmark.machine.run_fixed", measured)
+    monkeypatch.setattr("shutil.copyfile", full)
+    assert in_process(monkeypatch, tmp_path, "bench", "--json", "times") == 1
+    message = f"{tmp_path / 'times'}: could not be written: No space left on device"
+    assert capsys.readouterr().err == f"bptt: error: {message}\n"
 
 
 @pytest.mark.parametrize("package", ["click", "safetensors", "tqdm"])

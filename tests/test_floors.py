@@ -12,7 +12,8 @@ import bptt
 FLOORS = (
     {"kernels", "reference", "checks", "arrays", "interface"},
     {"layers", "readout", "losses", "tape", "parameters", "targets"},
-    {"network", "fitting", "objective", "batches", "optim", "clipping", "text", "training", "checkpoints", "files"},
+    {"network", "fitting", "objective", "batches", "optim", "clipping"}
+    | {"text", "training", "checkpoints", "files", "benchmark"},
     {"cli", "commands", "terminal", "__main__"},
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

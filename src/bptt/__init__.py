@@ -11,7 +11,7 @@ The map, from the ground up; each floor uses only those under it:
     layers, tape, readout  RNN, what it records, the Linear readout
     losses                 each returns (loss, dloss/ds)
     network, optim         recurrence + readout + loss with fit, evaluate, sample; SGD, Adam, clipping
-    cli                    bptt train | sample | info
+    cli                    bptt train | sample | bench | info
 
 The notation, here and in docs/equations.md:
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -173,8 +175,8 @@ def refuse_changes(context: click.Context, settings: Settings) -> None:
             raise click.UsageError(f"{option}: expected {value} as in the run to resume, got {given}")
 
 
-def writable(out: Path, text_file: Path | None) -> Path:
-    """Where `out` really is, after making sure that a model can be saved there.
+def writable(out: Path, text_file: Path | None = None, option: str = "--out") -> Path:
+    """Where `out`, given as `option`, really is, after making sure that a file can be written there.
 
     Raises
     ------
@@ -183,21 +185,21 @@ def writable(out: Path, text_file: Path | None) -> Path:
     """
     real = Path(os.path.realpath(out))
     if real.is_dir():
-        raise ValueError(f"--out: expected a file, got the directory {out}")
+        raise ValueError(f"{option}: expected a file, got the directory {out}")
     if real.exists():
         if not real.is_file():
-            raise ValueError(f"--out: expected a regular file, got the device or pipe {out}")
+            raise ValueError(f"{option}: expected a regular file, got the device or pipe {out}")
         if text_file is not None and text_file.exists() and real.samefile(text_file):
-            raise ValueError(f"--out: expected another file than the text, got {out}")
+            raise ValueError(f"{option}: expected another file than the text, got {out}")
         if not os.access(real, os.W_OK):
-            raise ValueError(f"--out: expected a writable file, got the read-only file {out}")
+            raise ValueError(f"{option}: expected a writable file, got the read-only file {out}")
     if not real.parent.is_dir():
-        raise ValueError(f"--out: expected a file in an existing directory, got {out}")
+        raise ValueError(f"{option}: expected a file in an existing directory, got {out}")
     try:
         tempfile.NamedTemporaryFile(dir=real.parent, prefix=real.name[:100]).close()
     except OSError as error:
         raise ValueError(
-            f"--out: expected a writable directory, got {real.parent} ({error.strerror})"
+            f"{option}: expected a writable directory, got {real.parent} ({error.strerror})"
         ) from error
     return real
 
@@ -310,3 +312,36 @@ def info_command() -> None:
     for name, value in info().items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple | set | frozenset) else value
         click.echo(f"{name}: {shown}")
+
+
+@bptt.command("bench", context_settings={"show_default": True})
+@click.option("--seconds", type=Number(0, min_open=True), default=60.0, help="Time to take, about.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Threads of every implementation.")
+@click.option("--json", "file", type=PATH, metavar="FILE", help="Write the measurements to FILE too.")
+def bench_command(seconds: float, threads: int, file: Path | None) -> None:
+    """Compare the speed of a layer with NumPy, and with PyTorch, ONNX Runtime and JAX where installed.
+
+    Every result is checked against a float64 computation before it is timed.  The process is pinned to as
+    many cores as it has threads.  Prints a Markdown table; a quiet machine gives the better one.
+    """
+    with usage_errors():
+        from bptt.benchmark import machine, results
+
+        machine.parse_threads(str(threads))
+        target = None if file is None else writable(file, option="--json")
+    with tempfile.TemporaryDirectory() as folder:
+        measured = Path(folder, "times.json")
+        # -P: a file in the current directory that is called like a module must not be taken for it
+        command = [sys.executable, "-P", "-m", "bptt.benchmark", str(seconds), str(threads), str(measured)]
+        done = machine.run_fixed(command, threads, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise Failure(done.stdout or f"the measuring process ended with status {done.returncode}")
+        run = results.read(measured)
+        if target is not None:
+            try:
+                shutil.copyfile(measured, target)
+            except OSError as error:
+                raise Failure(f"{target}: could not be written: {error.strerror or error}") from error
+    click.echo(results.table(run.measurements))
+    click.echo()
+    click.echo(results.notes(run))

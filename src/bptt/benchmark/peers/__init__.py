@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-import machine
-from shapes import Row
-
-from peers.base import Implementation
+from bptt.benchmark import machine
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.rows import Row
 
 #: Those the best peer is chosen from.
 PEERS = ("numpy", "torch", "onnxruntime", "jax")
@@ -38,29 +37,44 @@ def for_row(row: Row, names: Iterable[str]) -> list[str]:
     return [name for name in names if name in PEERS or name in ours]
 
 
-def load(names: Iterable[str] = NAMES) -> tuple[dict[str, Implementation], dict[str, str]]:
+def load(
+    names: Iterable[str] = NAMES, *, strict: bool = True
+) -> tuple[dict[str, Implementation], dict[str, str]]:
     """Import the implementations.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Which.
+    strict : bool
+        Raise if an optional one is installed and fails to import; otherwise it is absent too.
 
     Returns
     -------
     found : dict
         Name to implementation, in the order of ``names``.
     absent : dict
-        Name to the reason, for those not installed.  One that is installed and fails to import raises.
+        Name to the reason, for those not installed.
     """
     found: dict[str, Implementation] = {}
     absent: dict[str, str] = {}
     for name in names:
         module, optional = _MODULES[name]
         try:
-            implementations = import_module(f"peers.{module}").IMPLEMENTATIONS
-        except ModuleNotFoundError as error:
-            if error.name not in optional:
+            implementations = import_module(f"bptt.benchmark.peers.{module}").IMPLEMENTATIONS
+        except Exception as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name in optional
+            if not missing and (strict or not optional):
                 raise
-            absent[name] = str(error)
+            absent[name] = str(error) if missing else brief(error)
         else:
             found[name] = implementations[name]
     return found, absent
+
+
+def brief(error: Exception) -> str:
+    """Give the kind and the first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def plan(

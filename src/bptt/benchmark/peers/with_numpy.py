@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from problem import Array, Problem, Run
-from shapes import BACKWARD, FORWARD, STEP
 
-from peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.problem import Array, Problem, Run
+from bptt.benchmark.rows import BACKWARD, FORWARD, STEP
 
 
 def _forward(p: Problem) -> tuple[Callable[[], None], Array]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peers import PEERS
-from shapes import CASES, DTYPES, STEP, Row, Shape, flops, group_name
+from bptt.benchmark.peers import PEERS
+from bptt.benchmark.rows import CASES, DTYPES, STEP, Row, Shape, flops, group_name
 
 COLUMNS = ("bptt", "bptt-1-thread", "bptt-default-threads", *PEERS, "reference")
 NOTHING = "–"
@@ -19,7 +19,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Measurement:
-    """The median time of one implementation on one problem."""
+    """The median and the least time of one implementation on one problem."""
 
     case: str
     shape: Shape
@@ -30,6 +30,7 @@ class Measurement:
     p99: float | None = None
     fma_peak: float = float("nan")
     read_bandwidth: float | None = None
+    least: float | None = None
 
     @property
     def group(self) -> str:
@@ -154,6 +155,7 @@ def _measurement(entry: Mapping[str, Any]) -> Measurement:
         stats.get("p99"),
         info["fma_peak"],
         info["read_bandwidth"],
+        stats["min"],
     )
 
 
@@ -207,6 +209,12 @@ def _verdict(value: float | None, bar: float | None, digits: str) -> str:
     return f"{bar:{digits}} {'pass' if value >= bar else 'FAIL'}"
 
 
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], *, left: int) -> str:
+    """Write a Markdown table, whose first ``left`` columns are text and the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+
 def table(measurements: Iterable[Measurement], bars: Mapping[str, Row] | None = None) -> str:
     """Make one Markdown table: a row a problem, a column an implementation.
 
@@ -243,8 +251,7 @@ def table(measurements: Iterable[Measurement], bars: Mapping[str, Row] | None = 
         if bars is not None:
             line += _bar_cells(bars.get(group), found)
         lines.append(line)
-    rule = ["---"] * 4 + ["---:"] * (len(head) - 4)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+    return markdown(head, lines, left=4)
 
 
 def _bar_cells(row: Row | None, found: Mapping[str, Measurement]) -> list[str]:

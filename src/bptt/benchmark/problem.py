@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shapes import BACKWARD, FORWARD, STEP, Shape
+
+from bptt.benchmark.rows import BACKWARD, FORWARD, STEP, Shape
 
 Array = NDArray[Any]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Call = Callable[[], Any]
+Clock = Callable[[], float]
 
 # Calls shorter than this are timed several together: the clock itself takes about 0.05 us.
 _SHORTEST = 20e-6
@@ -25,8 +26,7 @@ def _estimate(call: Call) -> float:
     return max(min(times), 1e-7)
 
 
-def _block(call: Call, samples: int, together: int) -> list[float]:
-    clock = time.perf_counter
+def _block(call: Call, samples: int, together: int, clock: Clock) -> list[float]:
     times = []
     if together == 1:
         for _ in range(samples):
@@ -44,7 +44,12 @@ def _block(call: Call, samples: int, together: int) -> list[float]:
 
 
 def rotate(
-    calls: Mapping[str, Call], *, seconds: float, rounds: int, one_by_one: bool = False
+    calls: Mapping[str, Call],
+    *,
+    seconds: float,
+    rounds: int,
+    one_by_one: bool = False,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time every call in each of ``rounds`` rounds, in another order each round.
 
@@ -58,6 +63,8 @@ def rotate(
         Number of rounds.
     one_by_one : bool
         Time every call by itself however short, for percentiles.
+    clock : callable
+        What tells the time, in seconds.
 
     Returns
     -------
@@ -85,7 +92,7 @@ def rotate(
                 call = calls[name]
                 for _ in range(warm_up):
                     call()
-                times[name] += _block(call, samples, together)
+                times[name] += _block(call, samples, together, clock)
             gc.collect()
     finally:
         if collecting:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from onnx import helper, numpy_helper
-from problem import Array, Problem, Run
-from shapes import BACKWARD, STEP, Shape
 
-from peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.problem import Array, Problem, Run
+from bptt.benchmark.rows import BACKWARD, STEP, Shape
 
 _OPSET = 14
 _IR_VERSION = 8  # of the same age as the opset, so that any ONNX Runtime of these years reads it

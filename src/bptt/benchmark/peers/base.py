@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from shapes import Shape
-
-if TYPE_CHECKING:  # it imports NumPy, and the threads are not fixed yet
-    from problem import Problem, Run
+from bptt.benchmark.problem import Problem, Run
+from bptt.benchmark.rows import Shape
 
 
 def _refuses_nothing(case: str, shape: Shape, dtype: str) -> str | None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from problem import Array, Problem, Run
-from shapes import BACKWARD, STEP
 
-from peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.problem import Array, Problem, Run
+from bptt.benchmark.rows import BACKWARD, STEP
 
 
 def _layer(p: Problem) -> Any:

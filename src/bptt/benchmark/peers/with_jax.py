@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from problem import Array, Problem, Run
-from shapes import BACKWARD, STEP
 
-from peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.problem import Array, Problem, Run
+from bptt.benchmark.rows import BACKWARD, STEP
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

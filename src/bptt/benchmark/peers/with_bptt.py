@@ -6,11 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from problem import Problem, Run
-from shapes import BACKWARD, STEP, Shape, flops
-
 import bptt
-from peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.problem import Problem, Run
+from bptt.benchmark.rows import BACKWARD, STEP, Shape, flops
 
 # About 0.1 s of Python floats.
 _REFERENCE_FLOPS = 1_000_000

@@ -1,0 +1,158 @@
+"""Measure the peak memory of forward + backward beside what it has to hold, and print a Markdown table.
+
+    python bench/memory.py
+    python bench/memory.py --shapes 10000,8,64,64 --peers bptt --threads 2
+
+Held are x, y, dx, the weights and their gradients, and packed copies of the weights (each of the two matrices
+once forward, once backward). Measured are x and the weights, and by how much the process grows at its peak
+while it calls forward and backward: dy, which the caller gives, counts on neither side. Each implementation
+has a process of its own, in which its inputs are made and a small problem is run before. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bptt.benchmark import machine, peers, problem
+from bptt.benchmark.results import markdown
+from bptt.benchmark.rows import BACKWARD, DTYPES, Shape, parse_choices
+
+BAR = 1.25
+SHAPES = "10000,8,64,64+10000,8,256,256"
+# NumPy's and JAX's runs make buffers before the first call, which would not be seen.
+NAMES = ("bptt", "torch")
+# Otherwise the C library raises the size up to which it keeps freed memory, and a later array costs nothing.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_SMALL = Shape(2, 2, 8, 8)
+
+
+def held(shape: Shape, dtype: str) -> dict[str, int]:
+    """Count the bytes that forward + backward can't do without, by name."""
+    T, B, I, H = shape
+    size = np.dtype(dtype).itemsize
+    weights = (I * H + H * H + 2 * H) * size
+    return {
+        "x": T * B * I * size,
+        "y": T * B * H * size,
+        "dx": T * B * I * size,
+        "weights": weights,
+        "gradients": weights,
+        "packed": 2 * (I * H + H * H) * size,
+    }
+
+
+def _status(name: str) -> int:
+    """Return this process's VmRSS, the memory it has, or VmHWM, the most it has had, in bytes."""
+    found = re.search(rf"^{name}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status: expected {name}, got none")
+    return int(found[1]) * 1024
+
+
+def _fill_up() -> mmap.mmap:
+    """Hold as much memory as the process had at its peak, so that whatever comes next shows in the peak."""
+    missing = max(mmap.PAGESIZE, _status("VmHWM") - _status("VmRSS"))
+    ballast = mmap.mmap(-1, missing)
+    for at in range(0, missing, mmap.PAGESIZE):
+        ballast[at] = 1
+    return ballast
+
+
+def measure(name: str, shape: Shape, dtype: str, threads: int) -> dict[str, Any]:
+    """Measure one implementation in this process: version, growth in bytes, error over tolerance."""
+    implementation = peers.load((name,))[0][name]
+    implementation.build(problem.make(BACKWARD, _SMALL, dtype), threads).call()
+    numbers = problem.make(BACKWARD, shape, dtype)
+    run = implementation.build(numbers, threads)
+    ballast = _fill_up()
+    before = _status("VmRSS")
+    result = run.call()
+    growth = _status("VmHWM") - before
+    ballast.close()
+    error = problem.compare(name, numbers, run.arrays(result))
+    return {"version": implementation.version, "growth": growth, "error_over_tolerance": error}
+
+
+def _in_process(name: str, shape: Shape, dtype: str, threads: int) -> dict[str, Any] | None:
+    """Run `measure` in a process of its own; returns None, having said why, if that fails."""
+    command = [sys.executable, __file__, "--measure", name, str(shape), dtype, str(threads)]
+    done = machine.run_fixed(command, threads, capture_output=True, env=_ENVIRONMENT)
+    if done.returncode:
+        print(f"{name} {shape} {dtype}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+def _cells(name: str, shape: Shape, dtype: str, measured: Mapping[str, Any]) -> list[str]:
+    parts = held(shape, dtype)
+    total = sum(parts.values())
+    peak = parts["x"] + parts["weights"] + measured["growth"]
+    verdict = f"{BAR} {'pass' if peak <= BAR * total else 'FAIL'}" if name == "bptt" else ""
+    mib = [f"{count / 2**20:.1f}" for count in (total, peak)]
+    return [dtype, str(shape), f"{name} {measured['version']}", *mib, f"{peak / total:.3f}", verdict]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--shapes", default=SHAPES, help="T,B,I,H joined by + (default %(default)s)")
+    parser.add_argument("--dtypes", default="float32", help="default %(default)s")
+    parser.add_argument("--peers", default=",".join(NAMES), help="default %(default)s")
+    parser.add_argument("--threads", default="1", help="a number or all (default %(default)s)")
+    return parser
+
+
+def _report(name: str, shape: str, dtype: str, threads: str) -> int:
+    print(json.dumps(measure(name, Shape.parse(shape), dtype, int(threads))))
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the script; returns the exit status: 1 if something could not be measured."""
+    if arguments[:1] == ["--measure"]:
+        return _report(*arguments[1:])
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        shapes = [Shape.parse(text) for text in options.shapes.split("+")]
+        dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
+        names = parse_choices("peers", options.peers, NAMES)
+        threads = machine.parse_threads(options.threads)
+        if not Path("/proc/self/status").exists():
+            raise ValueError(
+                "expected Linux, whose /proc tells the peak memory of a process, got another system"
+            )
+    except ValueError as error:
+        parser.error(str(error))
+    found, absent = peers.load(names)
+    lines = []
+    complete = True
+    for shape, dtype in ((shape, dtype) for shape in shapes for dtype in dtypes):
+        for name in found:
+            measured = _in_process(name, shape, dtype, threads)
+            if measured is None:
+                complete = False
+            else:
+                lines.append(_cells(name, shape, dtype, measured))
+    head = ["dtype", "T,B,I,H", "implementation", "held (MiB)", "measured (MiB)", "measured / held", "bar"]
+    print(markdown(head, lines, left=3))
+    print()
+    print("-", ", ".join([*machine.describe().values(), f"threads {threads}"]))
+    for name, reason in absent.items():
+        print(f"- absent: {name} ({reason})")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

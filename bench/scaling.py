@@ -1,0 +1,197 @@
+"""Time a layer over three decades of time steps and of batch rows, and fit the exponent of the growth.
+
+    python bench/scaling.py
+    python bench/scaling.py --over T --sizes 100,1000,10000 --B 1 --cases forward --picture scaling.svg
+
+time = c * size^exponent, fitted by least squares to the logarithms; an exponent of 1 is linear growth, one
+below 1 is growth that starts from a fixed cost. Times are processor time of all threads, since another
+program that runs for a while would lengthen long calls only. All sizes of a line are timed in rotation in one
+pinned process; results of up to 10,000 rows (T times B) are checked against a float64 computation first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bptt.benchmark import machine, peers, problem, timing
+from bptt.benchmark.results import duration, markdown
+from bptt.benchmark.rows import BACKWARD, DTYPES, FORWARD, Shape, parse_choices
+
+# Half decades.
+SIZES = {"T": (100, 316, 1000, 3162, 10_000, 31_623, 100_000), "B": (1, 3, 10, 32, 100, 316, 1000)}
+_CHECKED_ROWS = 10_000
+
+
+class Line(NamedTuple):
+    """Medians of one implementation in one direction over one axis."""
+
+    implementation: str
+    case: str
+    over: str  # T or B
+    shape: Shape  # without the axis
+    sizes: list[int]
+    seconds: list[float]
+
+    @property
+    def fixed(self) -> str:
+        """Return what doesn't vary along the line."""
+        return ", ".join(f"{name}={size}" for name, size in self.shape._asdict().items() if name != self.over)
+
+
+def fit(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """Fit log(seconds) = exponent log(size) + constant; returns the exponent and R squared."""
+    x, y = np.log(sizes), np.log(seconds)
+    exponent, constant = np.polyfit(x, y, 1)
+    residual = y - (exponent * x + constant)
+    return float(exponent), float(1 - (residual @ residual) / np.sum((y - y.mean()) ** 2))
+
+
+def _time(
+    name: str, case: str, over: str, fixed: Shape, sizes: Sequence[int], options: argparse.Namespace
+) -> Line:
+    implementation, threads = peers.load((name,))[0][name], int(options.threads)
+    calls: dict[str, timing.Call] = {}
+    for size in sizes:
+        shape = fixed._replace(**{over: size})
+        numbers = problem.make(case, shape, options.dtype)
+        run = implementation.build(numbers, threads)
+        if shape.T * shape.B <= _CHECKED_ROWS:
+            problem.check(name, numbers, run)
+        calls[str(size)] = run.call
+    times = timing.rotate(calls, seconds=options.seconds, rounds=options.rounds, clock=time.process_time)
+    medians = [statistics.median(times[str(size)]) for size in sizes]
+    return Line(name, case, over, fixed, list(sizes), medians)
+
+
+def _measure(options: argparse.Namespace) -> list[Line]:
+    """Time all lines in this process, whose threads are fixed."""
+    lines = []
+    for over in options.over:
+        sizes = options.sizes or SIZES[over]
+        others = [options.T] if over == "B" else options.B
+        for other in others:
+            fixed = Shape(other if over == "B" else 1, 1 if over == "B" else other, options.H, options.H)
+            for case in options.cases:
+                for name in options.peers:
+                    print(f"{name} {case} over {over}", file=sys.stderr, flush=True)
+                    lines.append(_time(name, case, over, fixed, sizes, options))
+    return lines
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Make one Markdown table: a row a line, with the times at its ends, exponent and R squared."""
+    head = ["direction", "implementation", "over", "at", "from", "to", "us each at first", "us each at last"]
+    rows = []
+    for line in lines:
+        exponent, r2 = fit(line.sizes, line.seconds)
+        ends = [f"{line.sizes[i]:,}: {duration(line.seconds[i])}" for i in (0, -1)]
+        each = [f"{line.seconds[i] / line.sizes[i] * 1e6:.3g}" for i in (0, -1)]
+        about = [line.case.replace("_", " "), line.implementation, line.over, line.fixed]
+        rows.append([*about, *ends, *each, f"{exponent:.3f}", f"{r2:.5f}"])
+    return markdown([*head, "exponent", "R²"], rows, left=4)
+
+
+def draw(lines: Sequence[Line], about: str, target: Path) -> None:
+    """Draw time against size, a panel a direction and axis, with a dotted line of exponent 1."""
+    import picture
+
+    keys = list(dict.fromkeys((line.over, line.case) for line in lines))
+    columns = min(2, len(keys))
+    figure, grid = picture.panels(math.ceil(len(keys) / columns), columns, width=5.5)
+    for axes, (over, case) in zip(grid.flat, keys, strict=False):
+        chosen = [line for line in lines if (line.over, line.case) == (over, case)]
+        for line in chosen:
+            exponent, _ = fit(line.sizes, line.seconds)
+            x, y = np.array(line.sizes), np.array(line.seconds) * 1e3
+            lighter = {"alpha": 0.5} if line.fixed != chosen[0].fixed else {}
+            label = f"{line.implementation}, {line.fixed}: exponent {exponent:.3f}"
+            axes.plot(x, y, label=label, **picture.style(line.implementation), **lighter)
+            axes.plot(x, y[-1] * x / x[-1], ":", color="0.6", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        picture.lighten(axes)
+        axes.set_title(f"{picture.TITLES[case]} over {over}")
+        axes.set_xlabel({"T": "time steps T", "B": "batch rows B"}[over])
+        axes.set_ylabel("median processor time (ms)")
+        axes.legend(frameon=False, fontsize=8)
+    for axes in grid.flat[len(keys) :]:
+        axes.set_visible(False)
+    picture.save(figure, f"tanh layer; dotted: exponent 1; {about}", target)
+
+
+def _integers(name: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{name}: expected positive integers joined by commas, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--over", default="T,B", help="axes (default %(default)s)")
+    parser.add_argument("--sizes", help="default: seven sizes, three decades")
+    parser.add_argument("--T", type=int, default=100, help="time steps when over B (default %(default)s)")
+    parser.add_argument("--B", default="1,8", help="batch rows when over T (default %(default)s)")
+    parser.add_argument("--H", type=int, default=64, help="H and I (default %(default)s)")
+    parser.add_argument("--cases", default=f"{FORWARD},{BACKWARD}", help="default %(default)s")
+    parser.add_argument("--peers", default="bptt", help="default %(default)s")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="default %(default)s")
+    parser.add_argument("--threads", default="1", help="a number or all (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each size (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
+    parser.add_argument("--picture", type=Path, help="where to draw, .svg or .png")
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    options = parser.parse_args(arguments)
+    try:
+        options.threads = str(machine.parse_threads(options.threads))
+        options.over = parse_choices("over", options.over, tuple(SIZES))
+        options.sizes = _integers("sizes", options.sizes) if options.sizes else None
+        options.B = _integers("B", options.B)
+        options.cases = parse_choices("cases", options.cases, (FORWARD, BACKWARD))
+        options.peers = parse_choices("peers", options.peers, peers.NAMES)
+        if options.sizes is not None and len(set(options.sizes)) < 3:
+            raise ValueError(f"sizes: expected at least 3 different ones, got {options.sizes}")
+        if min(options.T, options.H, options.rounds) < 1 or options.seconds <= 0:
+            raise ValueError("T, H, rounds, seconds: expected positive numbers")
+        if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
+            raise ValueError(f"picture: expected a name ending in .svg or .png, got {options.picture}")
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the script; returns the exit status."""
+    options = _parse(_parser(), arguments)
+    threads = int(options.threads)
+    if not machine.is_fixed(threads):
+        # The last --threads counts.
+        return machine.run_fixed(
+            [sys.executable, __file__, *arguments, "--threads", str(threads)], threads
+        ).returncode
+    lines = _measure(options)
+    about = ", ".join([*machine.describe().values(), options.dtype, f"{threads} thread{'s' * (threads > 1)}"])
+    print(table(lines))
+    print()
+    print("-", about)
+    if options.picture:
+        draw(lines, about, options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""Threads and cores, fixed before a numerical library loads; and the names written beside every number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bptt import kernels
+from bptt.benchmark.rows import FORWARD, Row
+
+_MARK = "BPTT_BENCH_THREADS"
+
+
+def usable_cores() -> int:
+    """Count the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_threads(text: str) -> int:
+    """Read a thread count; ``all`` is every usable core.
+
+    Raises
+    ------
+    ValueError
+        If it is no positive integer, or more than the usable cores.
+    """
+    cores = usable_cores()
+    if text == "all":
+        return cores
+    if not text.isdigit() or not 1 <= int(text) <= cores:
+        raise ValueError(f"threads: expected 1 to {cores} (the usable cores) or 'all', got {text!r}")
+    return int(text)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return the variables by which numerical libraries are told how many threads to use."""
+    variables = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL", "BPTT")}
+    # XLA sizes its pool by the cores it may use; at one thread its products must not go through the pool.
+    eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "multi_thread_eigen" not in flag]
+    return variables | {"XLA_FLAGS": " ".join([*others, eigen]), "JAX_PLATFORMS": "cpu", _MARK: str(threads)}
+
+
+def is_fixed(threads: int) -> bool:
+    """Tell whether this process was started by `run_fixed` for so many threads."""
+    return os.environ.get(_MARK) == str(threads)
+
+
+def run_fixed(command: Sequence[str], threads: int, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command pinned to ``threads`` cores, in which every library uses as many threads.
+
+    It has to be a process of its own: most libraries size their thread pools when they are loaded.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Program and arguments.
+    threads : int
+        Number of cores and of threads.
+    **options
+        As of `subprocess.run`; ``env`` is added to the environment.
+    """
+    env = os.environ | _environment(threads) | options.pop("env", {})
+    if not hasattr(os, "sched_setaffinity"):
+        return subprocess.run(command, text=True, check=False, env=env, **options)
+    usable = os.sched_getaffinity(0)
+    # The last cores: the first one serves most interrupts.  The child inherits what holds for this process.
+    os.sched_setaffinity(0, sorted(usable)[-threads:])
+    try:
+        return subprocess.run(command, text=True, check=False, env=env, **options)
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
+def limits(row: Row) -> dict[str, float | None]:
+    """Measure what one core can do at most, at the moment: for a row's dtype and recurrent weights.
+
+    Returns
+    -------
+    dict
+        ``fma_peak``, operations a second of bptt's bare tile; ``read_bandwidth``, bytes a second read from a
+        block of the size of weight_hh, for forward calls of one batch row, None for others.
+    """
+    dtype = np.dtype(row.dtype)
+    size = row.shape.H**2 * dtype.itemsize
+    one_row = row.case == FORWARD and row.shape.B == 1
+    return {
+        "fma_peak": float(kernels.fma_peak(dtype.type)),
+        "read_bandwidth": float(kernels.read_bandwidth(size)) if one_row else None,
+    }
+
+
+def describe() -> dict[str, str]:
+    """Name the processor, bptt's variant for it, the system and the interpreter."""
+    return {
+        "processor": kernels.processor(),
+        "variant": f"bptt {kernels.variant}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }

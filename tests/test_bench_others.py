@@ -1,0 +1,141 @@
+"""The bench's scripts beside the comparison: peak memory, growth over T and B, the committed baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_scripts import BENCH, importer, run
+
+from bptt.benchmark import results, rows
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return an importer of the bench's scripts, which see only this test."""
+    with importer(monkeypatch) as bench:
+        yield bench
+
+
+def test_memory_of_a_long_sequence() -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak memory is read from /proc")
+    done = run(BENCH / "memory.py", "--shapes", "10000,4,64,64", "--peers", "bptt")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("| float32 ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "10000,4,64,64"
+    assert 0.95 < float(cells[5]) <= 1.25
+    assert cells[6] == "1.25 pass"
+
+
+def test_what_memory_has_to_hold(bench: Any) -> None:
+    held = bench("memory").held(rows.Shape(10, 2, 3, 5), "float64")
+    assert held["x"] == held["dx"] == 10 * 2 * 3 * 8
+    assert held["y"] == 10 * 2 * 5 * 8
+    assert held["weights"] == held["gradients"] == (15 + 25 + 10) * 8
+    assert held["packed"] == 2 * (15 + 25) * 8
+
+
+def test_exponents(bench: Any) -> None:
+    scaling = bench("scaling")
+    sizes = scaling.SIZES["T"]
+    assert sizes[-1] == 1000 * sizes[0]
+    exponent, r2 = scaling.fit(sizes, [3e-6 * size for size in sizes])
+    assert exponent == pytest.approx(1)
+    assert r2 == pytest.approx(1)
+    exponent, r2 = scaling.fit(sizes, [size**1.5 for size in sizes])
+    assert exponent == pytest.approx(1.5)
+    _, r2 = scaling.fit((1, 10, 100), (1, 30, 20))
+    assert 0.5 < r2 < 0.8
+
+
+def test_scaling_over_both(tmp_path: Path) -> None:
+    picture = tmp_path / "scaling.svg"
+    sizes = ("--sizes", "2,4,8", "--T", "3", "--B", "2", "--H", "4")
+    done = run(BENCH / "scaling.py", *sizes, "--seconds", "0.001", "--rounds", "2", "--picture", picture)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if "| bptt |" in line]
+    assert [cells[:4] for cells in lines] == [
+        [f"| {case}", "bptt", over, fixed]
+        for over, fixed in (("T", "B=2, I=4, H=4"), ("B", "T=3, I=4, H=4"))
+        for case in ("forward", "forward backward")
+    ]
+    assert picture.read_text().rstrip().endswith("</svg>")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("memory.py", ("--peers", "jax"), "peers: expected words out of bptt, torch, got jax"),
+        ("memory.py", ("--shapes", "1,2"), "shape: expected T,B,I,H as four integers, got '1,2'"),
+        ("scaling.py", ("--over", "H"), "over: expected words out of T, B, got H"),
+        ("scaling.py", ("--sizes", "1,2"), "sizes: expected at least 3 different ones, got [1, 2]"),
+        ("scaling.py", ("--sizes", "1,x"), "sizes: expected positive integers joined by commas, got '1,x'"),
+        ("scaling.py", ("--picture", "a.pdf"), "picture: expected a name ending in .svg or .png, got a.pdf"),
+        ("scaling.py", ("--rounds", "0"), "T, H, rounds, seconds: expected positive numbers"),
+        ("baseline.py", ("none.json",), "No such file or directory: 'none.json'"),
+        ("baseline.py", ("bench/baseline.json",), "expected a JSON file written by this suite"),
+    ],
+)
+def test_wrong_options_of_the_others(script: str, arguments: tuple[str, ...], message: str) -> None:
+    done = run(BENCH / script, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def times(path: Path, numpy: float, reference: float) -> Path:
+    """Write a run in which bptt took a second and the others as long as given."""
+    row = rows.Row("forward", rows.Shape(3, 2, 3, 5))
+    limits = {"fma_peak": 1e9, "read_bandwidth": None}
+    entries = []
+    for name, seconds in (("bptt", 1.0), ("numpy", numpy), ("reference", reference)):
+        info = results.extra_info(row, name, "0", limits=limits, error=0.5, machine={})
+        entries.append(results.as_benchmark(row.group, info, [seconds, 3 * seconds, 5 * seconds]))
+    account = {"machine": {"variant": "bptt avx2"}, "versions": {}, "absent": {}, "refused": {}}
+    results.write(path, entries, account)
+    return path
+
+
+def test_a_fall_is_said_loudly(bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline = bench("baseline")
+    old = tmp_path / "old.json"
+    assert baseline.main([str(times(tmp_path / "a", 9, 700)), "--update", "--baseline", str(old)]) == 0
+    assert baseline.main([str(times(tmp_path / "b", 6.4, 700)), "--baseline", str(old)]) == 0  # by 29%
+    out = capsys.readouterr().out
+    assert "| forward 3,2,3,5 float32 1 thread | numpy | 9 | 6.4 | -29% |" in out
+    assert "- no speedup has fallen by more than 30%" in out
+    assert "elsewhere" not in out
+
+    content = json.loads(old.read_text())
+    content["speedups"]["gone"] = {"numpy": 2.0}
+    content["machine"]["variant"] = "bptt abacus"
+    old.write_text(json.dumps(content))
+    new = times(tmp_path / "c", 6.2, 800)
+    assert baseline.main([str(new), "--baseline", str(old)]) == 0
+    out = capsys.readouterr().out
+    assert "| numpy | 9 | 6.2 | -31% FALLEN |" in out
+    assert "!!! forward 3,2,3,5 float32 1 thread: speedup over numpy 9 -> 6.2 (-31%)" in out
+    assert out.count("speedup over") == 1
+    assert "| gone | numpy | 2 | – | not measured |" in out
+    assert "- the baseline is from elsewhere: variant: bptt abacus, now bptt avx2" in out
+
+    old.write_text("[]")
+    with pytest.raises(SystemExit) as end:
+        baseline.main([str(new), "--baseline", str(old)])
+    assert end.value.code == 2
+    assert "expected a baseline written by --update" in capsys.readouterr().err
+
+
+def test_the_committed_baseline_is_of_the_smoke_run(bench: Any) -> None:
+    baseline, shapes = bench("baseline"), bench("shapes")
+    machine_of, speedups = baseline.read(baseline.BASELINE)
+    assert machine_of["processor"]
+    assert set(speedups) == {row.group for row in shapes.select("smoke", 1)}
+    assert all(ratio > 0 for found in speedups.values() for ratio in found.values())
+    assert all("numpy" in found for found in speedups.values())
+    assert any("reference" in found for found in speedups.values())
