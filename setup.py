@@ -24,7 +24,7 @@ MSVC = sys.platform == "win32"
 X86_64 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
 
 # Narrow flags only: an ISO-breaking -ffast-math would lose NaN and inf and the order of the sums.
-COMMON = ["-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-g0"]
+COMMON = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-g0"]
 VARIANTS = {"_baseline": []}
 if X86_64:
     VARIANTS["_avx2"] = ["-mavx2", "-mfma"]

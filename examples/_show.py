@@ -139,8 +139,12 @@ def check_brackets(golden: Golden, terms: dict[str, np.ndarray]) -> None:
 def arguments(description: str | None, **extra: dict[str, Any]) -> argparse.Namespace:
     """Parse the command line every example has, `extra` adding options, and print what "E-..." means."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--backend", choices=("kernels", "reference"), default="kernels",
-                        help="compiled kernels or the pure-Python reference (slow), default %(default)s")
+    parser.add_argument(
+        "--backend",
+        choices=("kernels", "reference"),
+        default="kernels",
+        help="compiled kernels or the pure-Python reference (slow), default %(default)s",
+    )
     parser.add_argument("--quick", action="store_true", help="train less in the second part")
     for name, options in extra.items():
         parser.add_argument(f"--{name}", **options)

@@ -38,8 +38,13 @@ def system(backend: str) -> tuple[bptt.RNN, bptt.Linear]:
 def parameters(rnn: bptt.RNN, readout: bptt.Linear) -> dict[str, np.ndarray]:
     """Give the arrays the notes' names."""
     p, q = rnn.parameters, readout.parameters
-    return {"w_ax": p["weight_ih_l0"], "w_aa": p["weight_hh_l0"], "b_a": p["bias_ih_l0"],
-            "w_ya": q["weight"], "b_y": q["bias"]}
+    return {
+        "w_ax": p["weight_ih_l0"],
+        "w_aa": p["weight_hh_l0"],
+        "b_a": p["bias_ih_l0"],
+        "w_ya": q["weight"],
+        "b_y": q["bias"],
+    }
 
 
 GOLDEN_NAMES = {"w_ax": "W_xh", "w_aa": "W_hh", "b_a": "b_h", "w_ya": "W_hy", "b_y": "b_y"}
@@ -63,8 +68,13 @@ def gradients(
     da, d_readout = readout.backward(a, delta(bptt.softmax(readout(a)), ONE_HOT[TARGET]))
     full = tape.backward(da).parameters
     cut = tape.backward(da, depth=depth).parameters
-    return {"w_ax": cut["weight_ih_l0"], "w_aa": full["weight_hh_l0"], "b_a": cut["bias_ih_l0"],
-            "w_ya": d_readout["weight"], "b_y": d_readout["bias"]}
+    return {
+        "w_ax": cut["weight_ih_l0"],
+        "w_aa": full["weight_hh_l0"],
+        "b_a": cut["bias_ih_l0"],
+        "w_ya": d_readout["weight"],
+        "b_y": d_readout["bias"],
+    }
 
 
 def loss_of(rnn: bptt.RNN, readout: bptt.Linear) -> float:
@@ -106,20 +116,27 @@ def notes(backend: str) -> None:
                 for n, row in enumerate(terms[key][i, k].T):
                     show(f"                {name} row {n + 1}", row)
     check_brackets(golden, terms)
-    note("Slips in these formulas: \"1/π\" before ∂a(m)/∂a(m-1) is the product Π over m = k+1..i (E-001-6); "
-         "stray factors stand before the brackets of t = 3 (E-001-5) and of ∂L/∂w_ya (E-001-2), and ∂net/∂a "
-         "is missing at t = 1 (E-001-4); ∂L/∂y(i) has ŷ(t) for ŷ(i) (E-001-7); \"~\" and \"N\" stand for a "
-         "square (E-001-8), \"n\" for η (E-001-12); ∂L/∂w_ax = -Σ should be +Σ (E-001-11). "
-         "The scan lost the drawing of the unrolled graph (E-001-13).")
+    note(
+        'Slips in these formulas: "1/π" before ∂a(m)/∂a(m-1) is the product Π over m = k+1..i (E-001-6); '
+        "stray factors stand before the brackets of t = 3 (E-001-5) and of ∂L/∂w_ya (E-001-2), and ∂net/∂a "
+        'is missing at t = 1 (E-001-4); ∂L/∂y(i) has ŷ(t) for ŷ(i) (E-001-7); "~" and "N" stand for a '
+        'square (E-001-8), "n" for η (E-001-12); ∂L/∂w_ax = -Σ should be +Σ (E-001-11). '
+        "The scan lost the drawing of the unrolled graph (E-001-13)."
+    )
 
     title("Gradients: exact, and as the notes print them")
     variants: dict[str, tuple[Callable[..., np.ndarray], int | None]] = {
-        "exact": (exact, None), "depth 1": (exact, 1), "printed": (printed, 1)}
+        "exact": (exact, None),
+        "depth 1": (exact, 1),
+        "printed": (printed, 1),
+    }
     results = {name: gradients(rnn, readout, *options) for name, options in variants.items()}
     for name, value in results["exact"].items():
         show(f"∂L/∂{name}", value)
-    note("In the notes w_aa gets the double sum, but b_a and w_ax only k = i (depth 1, E-001-10), and "
-         "∂L/∂net is -ŷ(1-y), the diagonal of the softmax, 0 in every row but the target's (E-001-3):")
+    note(
+        "In the notes w_aa gets the double sum, but b_a and w_ax only k = i (depth 1, E-001-10), and "
+        "∂L/∂net is -ŷ(1-y), the diagonal of the softmax, 0 in every row but the target's (E-001-3):"
+    )
     for name, result in results.items():
         show(f"∂L/∂b_a, {name}", result["b_a"])
     da_printed, _ = readout.backward(a, printed(y, ONE_HOT[TARGET]))
@@ -138,8 +155,11 @@ def notes(backend: str) -> None:
             golden.check(f"{key} at depth {depth}", cut[name].T, f"expected.truncated.{depth}.{key}")
 
     title("One update, w <- w + Δw with Δw = -η ∂L/∂w, η = 0.1, by each of them")
-    paths = {"exact": "expected.sgd", "depth 1": "expected.notes.sgd_with_depth1_exact_softmax",
-             "printed": "expected.notes.sgd_with_literal"}
+    paths = {
+        "exact": "expected.sgd",
+        "depth 1": "expected.notes.sgd_with_depth1_exact_softmax",
+        "printed": "expected.notes.sgd_with_literal",
+    }
     rows = [("before", loss)]
     for name, path in paths.items():
         rnn, readout = system(backend)

@@ -35,9 +35,16 @@ def forward_and_gradients(rnn: bptt.RNN, readout: bptt.Linear, loss_name: str) -
     loss, ds = bptt.LOSSES[loss_name](s, Y, reduction="sum", **options)
     dO_4, d_readout = readout.backward(O[-1], ds)
     gradients = tape.backward(dh_n=dO_4[np.newaxis])  # (1, B, H): only the last state is read
-    return {"O": O, "s": s, "loss": loss, "terms": brackets(rnn, X, dO_4), "dw''": d_readout["weight"],
-            "dw": gradients.parameters["weight_ih_l0"], "dw'": gradients.parameters["weight_hh_l0"],
-            "db": gradients.parameters["bias_ih_l0"]}
+    return {
+        "O": O,
+        "s": s,
+        "loss": loss,
+        "terms": brackets(rnn, X, dO_4),
+        "dw''": d_readout["weight"],
+        "dw": gradients.parameters["weight_ih_l0"],
+        "dw'": gradients.parameters["weight_hh_l0"],
+        "db": gradients.parameters["bias_ih_l0"],
+    }
 
 
 def notes(backend: str) -> None:
@@ -74,9 +81,11 @@ def notes(backend: str) -> None:
     terms = r["terms"]
     names = {"dw'": "W_hh", "dw": "W_xh", "db": "b_h"}
     columns = {name: terms[key][3, ::-1].ravel() for name, key in names.items()}  # loss at step 4, t = 4..1
-    table(["t", "of dL/dw'", "of dL/dw", "of dL/db"],
-          [(4 - n, *(float(c[n]) for c in columns.values())) for n in range(4)]
-          + [("sum", *(float(c.sum()) for c in columns.values()))])
+    table(
+        ["t", "of dL/dw'", "of dL/dw", "of dL/db"],
+        [(4 - n, *(float(c[n]) for c in columns.values())) for n in range(4)]
+        + [("sum", *(float(c.sum()) for c in columns.values()))],
+    )
     note("The bracket t = 1 of w' is 0, since O_0 = 0 (E-000-3).")
     for name, key in names.items():
         golden.check(f"brackets of {name}", columns[name], f"expected.brackets_t_4_3_2_1.{key}")
@@ -89,8 +98,11 @@ def notes(backend: str) -> None:
     note("The notes never update b, and call both w and w'' \"w_old\" (E-000-2).")
 
     title("One update, w <- w - α dL/dw with α = 0.1, for w, w' and w''")
-    weights = {"w": rnn.parameters["weight_ih_l0"], "w'": rnn.parameters["weight_hh_l0"],
-               "w''": readout.parameters["weight"]}
+    weights = {
+        "w": rnn.parameters["weight_ih_l0"],
+        "w'": rnn.parameters["weight_hh_l0"],
+        "w''": readout.parameters["weight"],
+    }
     bptt.SGD(lr=0.1).step(weights, {name: r[f"d{name}"] for name in weights})
     for (name, value), key in zip(weights.items(), ["W_xh", "W_hh", "W_hy"], strict=True):
         show(name, value)
@@ -151,8 +163,10 @@ def train(backend: str, quick: bool) -> None:
         right = float(np.mean((y_hat > 0.5) == (test_y > 0.5)))
         rows.append((name, loss / len(train_y), float(y_hat.min()), float(y_hat.max()), right))
     table(["loss", "per sequence", "smallest ŷ", "largest ŷ", "held-out accuracy"], rows, digits=4)
-    note("The signed residual can only push ŷ up: it runs away to ŷ = 1 for every sequence, whatever y is, "
-         f"and its value falls through 0 towards mean(y) - 1 = {train_y.mean() - 1:.3f} (E-000-2).")
+    note(
+        "The signed residual can only push ŷ up: it runs away to ŷ = 1 for every sequence, whatever y is, "
+        f"and its value falls through 0 towards mean(y) - 1 = {train_y.mean() - 1:.3f} (E-000-2)."
+    )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ def notes(backend: str) -> None:
     y = np.array([[1.0], [0.0]])
     rnn = bptt.RNN(2, 3, nonlinearity="tanh", bias=False, dtype=np.float64, backend=backend)
     readout = bptt.Linear(3, 1, bias=False, dtype=np.float64, backend=backend)
-    weights = {"w_i": rnn.parameters["weight_ih_l0"], "w_h": rnn.parameters["weight_hh_l0"],
-               "w_o": readout.parameters["weight"]}
+    weights = {
+        "w_i": rnn.parameters["weight_ih_l0"],
+        "w_h": rnn.parameters["weight_hh_l0"],
+        "w_o": readout.parameters["weight"],
+    }
     # The notes' row convention "x w": row = from, column = to. The package keeps the transposes.
     weights["w_i"][:] = np.array([[-0.6, 0.0, 0.6], [0.4, 1.0, -0.6]]).T
     weights["w_h"][:] = np.array([[-0.2, -0.6, 0.8], [0.6, 0.2, -0.2], [-0.4, -0.8, 0.6]]).T
@@ -78,8 +81,10 @@ def notes(backend: str) -> None:
         path = "expected.misreadings"
         golden.check("all total", total, f"{path}.all_partials_total (term k counted T-k+1 times).{key}")
         golden.check("all immediate", immediate, f"{path}.all_partials_immediate (only k = 3 survives).{key}")
-    note("∂L/∂w_o as printed, with ∂o_3/∂w_o in it, would be 0: o_3 does not depend on w_o (E-002-1). In the "
-         "expanded brackets \"=\" stands for a product (E-002-4); the one labelled j = 3 is j = 1 (E-002-5).")
+    note(
+        "∂L/∂w_o as printed, with ∂o_3/∂w_o in it, would be 0: o_3 does not depend on w_o (E-002-1). In the "
+        'expanded brackets "=" stands for a product (E-002-4); the one labelled j = 3 is j = 1 (E-002-5).'
+    )
 
     title("One update, w <- w - η ∂L/∂w with η = 0.1")
     bptt.SGD(lr=0.1).step(weights, gradients)
@@ -102,16 +107,20 @@ def vanishing(backend: str) -> None:
     o, _, tape = rnn.record(x)
     slope = 1 - o.ravel() ** 2  # f'(z_t)
     product = np.cumprod(slope[1:] * 0.9)  # ∂o_t/∂o_1, t = 2..10
-    table(["t", "f'(z_t)", "f'(z_t) w_h", "∂o_t/∂o_1"],
-          [(t, float(slope[t - 1]), float(slope[t - 1] * 0.9), float(product[t - 2])) for t in range(2, 11)])
+    table(
+        ["t", "f'(z_t)", "f'(z_t) w_h", "∂o_t/∂o_1"],
+        [(t, float(slope[t - 1]), float(slope[t - 1] * 0.9), float(product[t - 2])) for t in range(2, 11)],
+    )
     golden.check("products", product, "expected.vanishing.do_t_do_1_t2_to_t10")
     golden.check("bound", 0.9**9, "expected.vanishing.bound_abs_wh_pow_9")
     # The backward loop carries the same product: with dL/do_10 = 1, dx_1 = ∂o_10/∂o_1 f'(z_1) w_i.
     dx = tape.backward(dh_n=np.ones((1, 1, 1))).x
     golden.compare("the tape's product", dx[0].item() / (slope[0] * 0.8), product[-1])
-    note(f"At most 0.9^9 = {0.9**9:.6f}. The notes' [0-1] bounds f', not f' w_h: with w_h > 1 the product "
-         "can also grow (E-002-8). Their third factor at j = 10 should read ∂o_10/∂o_1 (E-002-6), and the "
-         "left sides of the long products ∂o_3/∂o_1, ∂o_10/∂o_1 or ∂o_j/∂o_1 (E-002-7).")
+    note(
+        f"At most 0.9^9 = {0.9**9:.6f}. The notes' [0-1] bounds f', not f' w_h: with w_h > 1 the product "
+        "can also grow (E-002-8). Their third factor at j = 10 should read ∂o_10/∂o_1 (E-002-6), and the "
+        "left sides of the long products ∂o_3/∂o_1, ∂o_10/∂o_1 or ∂o_j/∂o_1 (E-002-7)."
+    )
     golden.done()
 
 
@@ -125,7 +134,7 @@ def encode(sentences: list[list[str]], vocabulary: dict[str, int], length: int) 
     tokens = np.zeros((length, len(sentences)), dtype=np.int64)
     for b, sentence in enumerate(sentences):
         kept = sentence[-length:]
-        tokens[length - len(kept):, b] = [vocabulary.get(word, 1) for word in kept]
+        tokens[length - len(kept) :, b] = [vocabulary.get(word, 1) for word in kept]
     return tokens
 
 
@@ -155,8 +164,9 @@ def classify(backend: str, quick: bool) -> None:
         # w_h starts as the identity: at first the state just adds words up; order is learnt on top of that.
         # Eight settings were tried on these sentences, 0.62 to 0.77 right: the result is a little flattered.
         rnn = bptt.RNN(len(vocabulary) + 2, 32, init="identity", seed=test, backend=backend)
-        net = bptt.Network(rnn, bptt.Linear(32, 1, seed=test, backend=backend), loss="binary_cross_entropy",
-                           many_to_one=True)
+        net = bptt.Network(
+            rnn, bptt.Linear(32, 1, seed=test, backend=backend), loss="binary_cross_entropy", many_to_one=True
+        )
         optimizer, rng = bptt.AdamW(lr=3e-3, weight_decay=0.01), np.random.default_rng(test)
         target = labels.astype(np.float32)
         for _ in range(10 if quick else 30):
@@ -166,13 +176,15 @@ def classify(backend: str, quick: bool) -> None:
         y_hat[held_out] = net.predict(x[:, held_out])[:, 0]
         seen = np.mean((net.predict(x[:, train])[:, 0] > 0.5) == (labels[train, 0] > 0.5))
         right = np.mean((y_hat[held_out] > 0.5) == (labels[held_out, 0] > 0.5))
-        print(f"  part {test + 1}: trained on {len(train)}, {seen:.0%} right;"
-              f" held out {len(held_out)}, {right:.0%} right")
+        print(
+            f"  part {test + 1}: trained on {len(train)}, {seen:.0%} right;"
+            f" held out {len(held_out)}, {right:.0%} right"
+        )
     correct = (y_hat > 0.5) == (labels[:, 0] > 0.5)
     error = np.sqrt(correct.mean() * (1 - correct.mean()) / len(correct))
     print(f"  held-out accuracy {correct.mean():.3f} ± {error:.3f} (chance 0.500)")
     order = np.argsort(np.abs(y_hat - labels[:, 0]))
-    picks = [*order[:3], *order[len(order) // 2: len(order) // 2 + 3], *order[-4:]]
+    picks = [*order[:3], *order[len(order) // 2 : len(order) // 2 + 3], *order[-4:]]
     print("  three of the surest, three from the middle and the four worst, all held out:")
     for i in picks:
         print(f"    ŷ = {y_hat[i]:.2f}  {'right' if correct[i] else 'WRONG'}  {rows[i][1]}")

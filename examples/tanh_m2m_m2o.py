@@ -48,7 +48,7 @@ def many_to_many(backend: str) -> None:
     for t in range(4):
         show(f"h_{t + 1}, from x_{t + 1} and h_{t}", h[t])
         show(f"y_{t + 1} = W_y h_{t + 1} + b_y", y[t])
-    note("The notes label the arrow from h_{t-1} \"previous input\": it is the previous state (E-003-1).")
+    note('The notes label the arrow from h_{t-1} "previous input": it is the previous state (E-003-1).')
     show("L = Σ (target - y)²", loss)
     golden.check("h_t", h, "expected.h")
     golden.check("y_t", y, "expected.yhat")
@@ -62,11 +62,20 @@ def many_to_many(backend: str) -> None:
             show(f"i = {i + 1}, k = {k + 1}", terms["b_h"][i, k])
     check_brackets(golden, terms)
     g = tape.backward(dh).parameters
-    gradients = {"W_x": g["weight_ih_l0"], "W_h": g["weight_hh_l0"], "b": g["bias_ih_l0"],
-                 "W_y": d_readout["weight"], "b_y": d_readout["bias"]}
-    weights = {"W_x": rnn.parameters["weight_ih_l0"], "W_h": rnn.parameters["weight_hh_l0"],
-               "b": rnn.parameters["bias_ih_l0"], "W_y": readout.parameters["weight"],
-               "b_y": readout.parameters["bias"]}
+    gradients = {
+        "W_x": g["weight_ih_l0"],
+        "W_h": g["weight_hh_l0"],
+        "b": g["bias_ih_l0"],
+        "W_y": d_readout["weight"],
+        "b_y": d_readout["bias"],
+    }
+    weights = {
+        "W_x": rnn.parameters["weight_ih_l0"],
+        "W_h": rnn.parameters["weight_hh_l0"],
+        "b": rnn.parameters["bias_ih_l0"],
+        "W_y": readout.parameters["weight"],
+        "b_y": readout.parameters["bias"],
+    }
     bptt.SGD(lr=0.001).step(weights, gradients)
     for name, key in zip(weights, ["W_xh", "W_hh", "b_h", "W_hy", "b_y"], strict=True):
         show(f"dL/d{name}", gradients[name])
@@ -79,13 +88,21 @@ def many_to_many(backend: str) -> None:
 
 
 def many_to_one(
-    name: str, x: np.ndarray, h_0: np.ndarray, y: np.ndarray,
-    rnn: bptt.RNN, readout: bptt.Linear, steps: int = 1,
+    name: str,
+    x: np.ndarray,
+    h_0: np.ndarray,
+    y: np.ndarray,
+    rnn: bptt.RNN,
+    readout: bptt.Linear,
+    steps: int = 1,
 ) -> None:
     """Show brackets, gradients and `steps` updates of w_i, w_h and w_o; the golden file has the first."""
     golden = Golden(name)
-    weights = {"w_i": rnn.parameters["weight_ih_l0"], "w_h": rnn.parameters["weight_hh_l0"],
-               "w_o": readout.parameters["weight"]}
+    weights = {
+        "w_i": rnn.parameters["weight_ih_l0"],
+        "w_h": rnn.parameters["weight_hh_l0"],
+        "w_o": readout.parameters["weight"],
+    }
     history = []
     for step in range(steps + 1):
         O, _, tape = rnn.record(x, h_0)
@@ -131,7 +148,7 @@ def many_to_one(
 def notes(backend: str) -> None:
     many_to_many(backend)
     x, h_0, y = np.array([0.9, -0.4, 0.7]).reshape(3, 1, 1), np.array([[[0.25]]]), np.array([[1.0]])
-    title("Many-to-one, a shared bias b = 0.15 (the notes' \"initial weights\" are input weights, E-003-4)")
+    title('Many-to-one, a shared bias b = 0.15 (the notes\' "initial weights" are input weights, E-003-4)')
     many_to_one("seed003_m2o_scalar", x, h_0, y, *layers(backend, 0.5, -0.8, 0.15, 1.2), steps=5)
     title("Many-to-one with the notes' b_1, b_2, b_3: a one-hot clock beside x_t makes them input weights")
     clock = np.concatenate([x, np.eye(3)[:, np.newaxis]], axis=2)  # (T, B, 1 + T)
@@ -139,8 +156,13 @@ def notes(backend: str) -> None:
     many_to_one("seed003_m2o_scalar_time_biases", clock, h_0, y, *biases)
     title("Many-to-one with three hidden units and two samples")
     vector = np.array([[[-0.8, 0.6], [0.2, -0.6]], [[-0.2, -1.0], [0.8, 0.0]], [[0.4, -0.4], [-0.8, 0.6]]])
-    many_to_one("seed003_m2o_vector", vector, np.array([[[-0.2, 0, 0.2], [-0.1, 0.1, -0.2]]]),
-                np.array([[1.0], [0.0]]), *layers(backend, W_X, W_H, [-0.1, 0.1, -0.2], [-1, 0.2, -1.2]))
+    many_to_one(
+        "seed003_m2o_vector",
+        vector,
+        np.array([[[-0.2, 0, 0.2], [-0.1, 0.1, -0.2]]]),
+        np.array([[1.0], [0.0]]),
+        *layers(backend, W_X, W_H, [-0.1, 0.1, -0.2], [-1, 0.2, -1.2]),
+    )
 
 
 def recordings(count: int, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -158,8 +180,15 @@ def follow(backend: str, quick: bool) -> None:
     rnn = bptt.RNN(1, 32, dtype=np.float64, init="orthogonal", seed=0, backend=backend)
     readout = bptt.Linear(32, 1, dtype=np.float64, seed=0, backend=backend)
     net = bptt.Network(rnn, readout, loss="mean_squared_error")
-    net.fit(reading, true, epochs=10 if quick else 60, optimizer=bptt.Adam(lr=3e-3), clip_norm=1.0, seed=0,
-            progress=False)
+    net.fit(
+        reading,
+        true,
+        epochs=10 if quick else 60,
+        optimizer=bptt.Adam(lr=3e-3),
+        clip_norm=1.0,
+        seed=0,
+        progress=False,
+    )
 
     def rmse(estimate: np.ndarray) -> float:
         return float(np.sqrt(np.mean((estimate - test_true)[10:] ** 2)))  # after ten steps to get going
@@ -170,8 +199,11 @@ def follow(backend: str, quick: bool) -> None:
         for t in range(60):
             estimate[t] = alpha * test_reading[t] + (1 - alpha) * estimate[t - 1]
         smooth[alpha] = rmse(estimate)
-    rows = [("the reading itself", rmse(test_reading)), ("best exponential smoothing", min(smooth.values())),
-            ("the trained RNN", rmse(net.predict(test_reading)))]
+    rows = [
+        ("the reading itself", rmse(test_reading)),
+        ("best exponential smoothing", min(smooth.values())),
+        ("the trained RNN", rmse(net.predict(test_reading))),
+    ]
     table(["held-out root mean squared error", ""], rows, digits=3)
 
 

@@ -19,8 +19,11 @@ NAMES = {"w1": "W_xh", "w2": "W_hh", "w3": "W_hy"}  # the notes' names, the gold
 def system(backend: str, nonlinearity: str, w3: float) -> tuple[bptt.RNN, bptt.Linear, dict[str, np.ndarray]]:
     rnn = bptt.RNN(1, 1, nonlinearity=nonlinearity, dtype=np.float64, backend=backend)
     readout = bptt.Linear(1, 1, dtype=np.float64, backend=backend)
-    weights = {"w1": rnn.parameters["weight_ih_l0"], "w2": rnn.parameters["weight_hh_l0"],
-               "w3": readout.parameters["weight"]}
+    weights = {
+        "w1": rnn.parameters["weight_ih_l0"],
+        "w2": rnn.parameters["weight_hh_l0"],
+        "w3": readout.parameters["weight"],
+    }
     for bias in (rnn.parameters["bias_ih_l0"], rnn.parameters["bias_hh_l0"], readout.parameters["bias"]):
         bias[:] = 0.0
     for name, value in zip(weights, (1.8, -0.5, w3), strict=True):
@@ -39,13 +42,22 @@ def run(rnn: bptt.RNN, readout: bptt.Linear, x: np.ndarray, observed: np.ndarray
     ssr, ds = bptt.sum_squared_residuals(predicted, observed)
     dh_T, d_readout = readout.backward(h[-1], ds)
     g = tape.backward(dh_n=dh_T[np.newaxis])
-    return {"h": h, "predicted": predicted, "ssr": ssr, "ds": ds, "terms": brackets(rnn, x, dh_T),
-            "w1": g.parameters["weight_ih_l0"], "w2": g.parameters["weight_hh_l0"],
-            "b": g.parameters["bias_ih_l0"], "w3": d_readout["weight"]}
+    return {
+        "h": h,
+        "predicted": predicted,
+        "ssr": ssr,
+        "ds": ds,
+        "terms": brackets(rnn, x, dh_T),
+        "w1": g.parameters["weight_ih_l0"],
+        "w2": g.parameters["weight_hh_l0"],
+        "b": g.parameters["bias_ih_l0"],
+        "w3": d_readout["weight"],
+    }
 
 
-def update(golden: Golden, system_: tuple, r: dict, x: np.ndarray, observed: np.ndarray, names: list[str],
-           lr: float) -> None:
+def update(
+    golden: Golden, system_: tuple, r: dict, x: np.ndarray, observed: np.ndarray, names: list[str], lr: float
+) -> None:
     rnn, readout, weights = system_
     bptt.SGD(lr=lr).step({n: weights[n] for n in names}, {n: r[n] for n in names})
     after = bptt.sum_squared_residuals(readout(rnn(x)[0][-1]), observed)[0]
@@ -61,10 +73,14 @@ def relu(backend: str) -> None:
     parts = system(backend, "relu", w3=1.1)
     r = run(*parts[:2], x, observed)
     title("ReLU, four sequences (the notes hold one of them and the end of another)")
-    table(["yesterday", "today", "h_1", "h_2", "predicted", "observed"],
-          np.column_stack([*x[:, :, 0], *r["h"][:, :, 0], r["predicted"], observed]).tolist())
-    note("The notes follow (1, 0.5) to h_2 = 0 and then print 0.9 × 1.1 ≈ 1: that is (0, 0.5) or (1, 1) "
-         "(E-004-1), and it is 0.99 (E-004-5); (1, 0.5) gives 0 × 1.1 = 0.")
+    table(
+        ["yesterday", "today", "h_1", "h_2", "predicted", "observed"],
+        np.column_stack([*x[:, :, 0], *r["h"][:, :, 0], r["predicted"], observed]).tolist(),
+    )
+    note(
+        "The notes follow (1, 0.5) to h_2 = 0 and then print 0.9 × 1.1 ≈ 1: that is (0, 0.5) or (1, 1) "
+        "(E-004-1), and it is 0.99 (E-004-5); (1, 0.5) gives 0 × 1.1 = 0."
+    )
     golden.check("h", r["h"], "expected.h")
     golden.check("predicted", r["predicted"], "expected.yhat")
     golden.check("SSR", r["ssr"], "expected.loss")
@@ -111,8 +127,11 @@ def linear(backend: str) -> None:
     closed = {
         1: ("Today w1", "Today", today),
         2: ("Yest w1 w2 + Today w1", "Yest w2 + Today", yesterday * w2 + today),
-        3: ("DBY w1 w2² + Yest w1 w2 + Today w1", "DBY w2² + Yest w2 + Today",
-            older * w2**2 + yesterday * w2 + today),
+        3: (
+            "DBY w1 w2² + Yest w1 w2 + Today w1",
+            "DBY w2² + Yest w2 + Today",
+            older * w2**2 + yesterday * w2 + today,
+        ),
     }
     for T, (formula, derivative, value) in closed.items():
         title(f"Linear, {T} day{'s'[: T > 1]}: Predicted = {formula}")
@@ -172,8 +191,10 @@ def sunspots(backend: str, quick: bool, out: str) -> None:
         from matplotlib.figure import Figure
         from statsmodels.datasets import sunspots as data
     except ModuleNotFoundError as error:
-        note(f"This part needs statsmodels and matplotlib, and {error.name} is not installed: "
-             "pip install statsmodels matplotlib")
+        note(
+            f"This part needs statsmodels and matplotlib, and {error.name} is not installed: "
+            "pip install statsmodels matplotlib"
+        )
         return
     frame = data.load_pandas().data
     year, series = frame["YEAR"].to_numpy().astype(int), frame["SUNACTIVITY"].to_numpy() / 100
@@ -187,8 +208,15 @@ def sunspots(backend: str, quick: bool, out: str) -> None:
         same: dict = {"dtype": np.float64, "seed": seed, "backend": backend}
         rnn = bptt.RNN(1, 16, nonlinearity="relu", init="orthogonal", **same)
         net = bptt.Network(rnn, bptt.Linear(16, 1, **same), loss="mean_squared_error", many_to_one=True)
-        net.fit(x[:, past], target[past], epochs=30 if quick else 100, optimizer=bptt.Adam(lr=2e-3),
-                clip_norm=1.0, seed=seed, progress=False)
+        net.fit(
+            x[:, past],
+            target[past],
+            epochs=30 if quick else 100,
+            optimizer=bptt.Adam(lr=2e-3),
+            clip_norm=1.0,
+            seed=seed,
+            progress=False,
+        )
         forecast += net.predict(x) / (2 if quick else 5)
 
     def rmse(guess: np.ndarray) -> float:
@@ -198,18 +226,24 @@ def sunspots(backend: str, quick: bool, out: str) -> None:
     design = np.column_stack([np.ones(len(target)), windows])
     regression = design @ np.linalg.lstsq(design[past], target[past], rcond=None)[0]
     first, last = target_year[future][[0, -1]]
-    table([f"root mean squared error {first}-{last}, never trained on", "sunspots"],
-          [("as this year (persistence)", rmse(persistence)),
-           ("linear regression on the same 22 years", rmse(regression)),
-           ("the RNN", rmse(forecast))], digits=2)
+    table(
+        [f"root mean squared error {first}-{last}, never trained on", "sunspots"],
+        [
+            ("as this year (persistence)", rmse(persistence)),
+            ("linear regression on the same 22 years", rmse(regression)),
+            ("the RNN", rmse(forecast)),
+        ],
+        digits=2,
+    )
 
     axes = (figure := Figure(figsize=(9, 4), layout="constrained")).subplots()
     shown = target_year >= 1900
     axes.axvspan(first - 0.5, last + 0.5, color="0.93", label="held out")
     axes.plot(target_year[shown], 100 * target[shown, 0], color="black", label="observed")
     axes.plot(target_year[shown], 100 * forecast[shown, 0], color="tab:red", label="RNN, a year ahead")
-    axes.plot(target_year[future], 100 * persistence[future, 0], "--", color="tab:blue", lw=0.8,
-              label="persistence")
+    axes.plot(
+        target_year[future], 100 * persistence[future, 0], "--", color="tab:blue", lw=0.8, label="persistence"
+    )
     axes.set(xlabel="year", ylabel="sunspot number", title="Yearly sunspots, forecast one year ahead")
     axes.legend(loc="upper left", ncols=2, fontsize="small")
     figure.savefig(out, dpi=120)

@@ -65,7 +65,19 @@ def weights_of(rng, I, H, dtype, bias="both", scale=1.0):
 
 
 def problem(
-    T, B, I, H, *, cell="tanh", dtype=np.float64, bias="both", tokens=False, dy=True, dh_n=True, depth=None, seed=0
+    T,
+    B,
+    I,
+    H,
+    *,
+    cell="tanh",
+    dtype=np.float64,
+    bias="both",
+    tokens=False,
+    dy=True,
+    dh_n=True,
+    depth=None,
+    seed=0,
 ):
     """Weights as PyTorch draws them, everything else standard normal, no state zero."""
     rng = np.random.default_rng([seed, T, B, I, H])
@@ -165,7 +177,7 @@ def addends(p):
 
 
 def close(name, actual, expected, K, *, double=2e-14, single=5e-7):
-    """Equal to rounding: relative to the largest entry; in float32 growing with the root of the sums' length."""
+    """Equal to rounding: relative to the largest entry; float32 grows with the root of the sums' length."""
     assert actual.shape == np.shape(expected), name
     unit = double if actual.dtype == np.float64 else single * math.sqrt(max(K, 1))
     error = np.abs(actual.astype(np.float64) - expected).max(initial=0.0)

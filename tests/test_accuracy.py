@@ -10,20 +10,25 @@ import mpmath
 import numpy as np
 import pytest
 from kernel_problems import Problem, differing, problem, results
+from ulp import FUNCTIONS, ULP, digits, errors, rounded, wide
 
 from bptt import kernels
 from bptt.arrays import Weights
 
 pytestmark = pytest.mark.kernels
 
-FUNCTIONS = ("tanh", "sigmoid", "exp")
-ULP = 4.0
 BITS = {np.float32: (np.uint32, 23, 255), np.float64: (np.uint64, 52, 2047)}
 #: Where something happens: results that are neither 0, 1, inf nor x itself.
 RANGES = {
     "tanh": {np.float32: [(0, 9.2), (0.5, 0.75)], np.float64: [(0, 22.5), (0.5, 0.75)]},
-    "sigmoid": {np.float32: [(-104, 20), (-2, 2), (-104, -87)], np.float64: [(-746, 40), (-2, 2), (-746, -708)]},
-    "exp": {np.float32: [(-104, 89), (-1, 1), (-104, -87)], np.float64: [(-746, 710), (-1, 1), (-746, -708)]},
+    "sigmoid": {
+        np.float32: [(-104, 20), (-2, 2), (-104, -87)],
+        np.float64: [(-746, 40), (-2, 2), (-746, -708)],
+    },
+    "exp": {
+        np.float32: [(-104, 89), (-1, 1), (-104, -87)],
+        np.float64: [(-746, 710), (-1, 1), (-746, -708)],
+    },
 }
 #: Results and arguments about which an implementation changes its ways, or the result its kind.
 EDGES = {
@@ -31,15 +36,17 @@ EDGES = {
     "sigmoid": [0.5, 17.0, 36.7, -87.33655, -103.27893, -103.97208, -708.3964185322641, -745.1332191019412],
     "exp": [0.34657359, 88.72284, -87.33655, -103.27893, -103.97208, 709.782712893384, -745.1332191019412],
 }
-#: The worst points found, among all float32 values (test_all_float32) and 6 million or more random float64 values
-#: in the ranges above: how many ULP off with fused multiply-add, and without it (the baseline variant).
+#: The worst points found, of all float32 values (test_accuracy_exhaustive.py) and 18 million or more random
+#: float64 values in the ranges above: ULP off with fused multiply-add, and without it (the baseline variant).
 WORST = [
-    ("tanh", "float32", "0x1.ad8d4cp+2"),  # 5.341, baseline 0.341
-    ("tanh", "float32", "0x1.7b289ep+2"),  # 0.162, baseline 6.162
+    ("tanh", "float32", "0x1.40a4f0p-1"),  # 1.486
+    ("tanh", "float32", "0x1.41b5f0p-1"),  # baseline 1.648
+    ("tanh", "float32", "0x1.ad8d4cp+2"),  # a rational function was 5.3 off here
     ("tanh", "float64", "0x1.420027cd552c2p-1"),  # 1.334, baseline 1.334
     ("sigmoid", "float32", "-0x1.0a111ap+2"),  # 2.402, baseline 2.402
     ("sigmoid", "float64", "-0x1.f3fc690a318a8p+0"),  # 2.294, baseline 2.294
-    ("exp", "float32", "EXPF"),  # EXPU
+    ("exp", "float32", "-0x1.782f42p+2"),  # 1.010
+    ("exp", "float32", "0x1.199cc6p+6"),  # baseline 0.990
     ("exp", "float64", "-0x1.9dc4d324b9890p+7"),  # 0.988
     ("exp", "float64", "0x1.727d3a8f414a4p+8"),  # baseline 0.960
 ]
@@ -62,7 +69,7 @@ def around(values, dtype, steps=8):
 
 @functools.cache
 def points(function, dtype):
-    """About 20,000 finite arguments: each exponent with random fractions, the range that matters, and edges."""
+    """About 20,000 finite arguments: each exponent with random fractions, the range that matters, edges."""
     unsigned, fraction, exponents = BITS[dtype]
     rng = np.random.default_rng(9)
     each = 2 if dtype is np.float64 else 16
@@ -75,19 +82,8 @@ def points(function, dtype):
     edges = around([*EDGES[function], 1.0, info.tiny, info.max], dtype)
     edges = edges[np.isfinite(edges)]
     denormal = np.arange(1, 9, dtype=unsigned).view(dtype)
-    x = np.concatenate([anywhere, -anywhere, *inside, small, -small, edges, denormal, -denormal, np.zeros(1, dtype)])
-    return np.unique(x)
-
-
-def digits(function, x):
-    """The function of a float to 50 digits."""
-    with mpmath.workdps(50):
-        x = mpmath.mpf(x)
-        if abs(x) > 800:
-            x = mpmath.sign(x) * 800  # the result's kind is settled, and the exponent stays a readable number
-        if function == "tanh":
-            return mpmath.tanh(x)
-        return mpmath.exp(x) if function == "exp" else 1 / (1 + mpmath.exp(-x))
+    both = np.concatenate([anywhere, small, denormal, np.zeros(1, dtype)])
+    return np.unique(np.concatenate([both, -both, edges, *inside]))
 
 
 @functools.cache
@@ -110,38 +106,6 @@ def expected(function, dtype):
     return r, away
 
 
-def wide(function, x):
-    """The function of float32 values in float64, good to 2 ULP of float64."""
-    x = x.astype(np.float64)
-    with np.errstate(over="ignore"):
-        if function == "tanh":
-            return np.tanh(x)
-        if function == "exp":
-            return np.exp(x)
-        e = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1.0, e) / (1.0 + e)
-
-
-def rounded(value):
-    """float64 values, 29 bits more than are looked at, to float32: r and what was rounded away in ULPs."""
-    with np.errstate(over="ignore"):
-        r = value.astype(np.float32)
-    finite = np.isfinite(r)
-    away = np.zeros(r.size)
-    away[finite] = (value[finite] - r[finite]) / np.spacing(np.abs(r[finite])).astype(np.float64)
-    return r, away
-
-
-def errors(y, r, away):
-    """Distance of y from r + away spacing(r) in ULPs of r; inf where one of y and r is infinite."""
-    finite = np.isfinite(r) & np.isfinite(y)
-    ulps = np.where(np.isfinite(r) == np.isfinite(y), 0.0, math.inf)
-    difference = y[finite].astype(np.float64) - r[finite].astype(np.float64)
-    ulps[finite] = np.abs(difference / np.spacing(np.abs(r[finite])).astype(np.float64) - away[finite])
-    ulps[np.isnan(y)] = math.inf
-    return ulps
-
-
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_four_ulp(function, variant, dtype):
     x = points(function, dtype)
@@ -162,7 +126,7 @@ def test_the_measure(function, dtype):
         beside = np.nextafter(r, np.array(math.inf, dtype))
     ordinary = np.isfinite(beside) & (r > 0)
     ulps = errors(beside, r, away)[ordinary]
-    assert 0.5 <= ulps.min()
+    assert ulps.min() >= 0.5
     assert ulps.max() <= 1.5
     x = points(function, np.float32)[::501]
     for x_n, value in zip(x.tolist(), wide(function, x).tolist(), strict=True):
@@ -201,7 +165,7 @@ def test_limits(variant, dtype):
         ("tanh", [inf, -inf, huge, -huge, 30, -30], [1, -1, 1, -1, 1, -1]),
         ("sigmoid", [inf, -inf, huge, -huge, 0, -0.0, least, -tiny], [1, 0, 1, 0, 0.5, 0.5, 0.5, 0.5]),
         ("exp", [inf, -inf, huge, -huge, 0, -0.0, least, -tiny], [inf, 0, inf, 0, 1, 1, 1, 1]),
-        ("relu", [inf, -inf, huge, -huge, 0, -0.0, least, -least, 1, -1], [inf, 0, huge, 0, 0, 0, least, 0, 1, 0]),
+        ("relu", [inf, -inf, huge, -huge, 0, -0.0, least, -least, 1], [inf, 0, huge, 0, 0, 0, least, 0, 1]),
         ("identity", [inf, -inf, huge, least, -0.0], [inf, -inf, huge, least, 0]),
     ):
         np.testing.assert_array_equal(values(variant, function, dtype, x), np.array(y, dtype), function)
@@ -243,23 +207,6 @@ def test_ranges(variant, dtype):
         assert not np.signbit(y[y != 0]).any()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_all_float32(function, variant):
-    worst, at = 0.0, 0.0
-    for start in range(0, 1 << 32, 1 << 22):
-        x = np.arange(start, start + (1 << 22), dtype=np.uint32).view(np.float32)
-        x = x[np.isfinite(x)]
-        if x.size == 0:
-            continue
-        ulps = errors(variant.elementwise(function, x), *rounded(wide(function, x)))
-        n = int(ulps.argmax())
-        if ulps[n] > worst:
-            worst, at = float(ulps[n]), float(x[n])
-    print(f"{function} {variant.__name__}: {worst} ULP at {at.hex()}")
-    assert worst <= ULP
-
-
 # ------------------------------------------------------------------------------------- whole models
 
 
@@ -272,7 +219,7 @@ def torch_results(torch, p):
     x, h_0 = (torch.from_numpy(a).requires_grad_() for a in (p.x, p.h_0[np.newaxis]))
     y, h_n = rnn(x, h_0)
     torch.autograd.backward([y, h_n], [torch.from_numpy(p.dy), torch.from_numpy(p.dh_n[np.newaxis])])
-    gradients = {name: parameter.grad for name, parameter in zip(Weights._fields, rnn.parameters(), strict=True)}
+    gradients = dict(zip(Weights._fields, (w.grad for w in rnn.parameters()), strict=True))
     tensors = {"y": y, "h_n": h_n[0], "x": x.grad, "h_0": h_0.grad[0]} | gradients
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 

@@ -66,10 +66,10 @@ def test_a_sequence_in_any_batch(data, dtype, cell, H, tokens, seed):
 @pytest.mark.parametrize("cell", kernels.CELLS)
 def test_every_batch_size(cell, dtype):
     """One sequence as the last of 1, 2, ..., 130."""
-    for H in (1, 5, 16, 33, 64, 70, 130):
-        p = problem(3, 130, 6, H, cell=cell, dtype=dtype)
+    for H in (1, 5, 16, 33, 64, 70, 130, 650):
+        p = problem(3, 130, 6 if H < 650 else 620, H, cell=cell, dtype=dtype)
         alone = results(of_rows(p, np.array([129])))
-        for B in (*range(1, 27), 47, 48, 49, 95, 96, 97, 98, 130):
+        for B in (*range(1, 27), 47, 48, 49, 95, 96, 97, 98, 130) if H < 650 else (2, 5, 7, 97, 130):
             batch = results(of_rows(p, np.arange(130 - B, 130)))
             for name in ("y", "h_n", "x", "h_0"):
                 assert same(batch[name][..., -1:, :], alone[name]), (name, H, B)
@@ -102,6 +102,7 @@ def pool_threads():
         (200, 2, 129, 150, False, None),
         (30, 100, 90, 100, True, None),
         (4, 330, 64, 96, False, None),
+        (8, 70, 20, 650, False, None),  # weights too large for the nearest caches
         (20, 37, 80, 130, False, 4),
         (25, 50, 30, 130, True, 2),
     ],
@@ -136,7 +137,7 @@ def test_threads_that_did_some_of_the_work(threads, depth):
 
 def test_more_threads_than_rows(dtype):
     p = problem(1500, 1, 60, 100, dtype=dtype)
-    assert 2 * 1500 * 100 * 160 > WORK_TO_SHARE
+    assert WORK_TO_SHARE < 2 * 1500 * 100 * 160
     alone = results(p)
     for threads in (2, 3, 5):
         assert differing(results(p, threads=threads), alone) == []
@@ -167,7 +168,7 @@ def test_threads_of_the_readout(dtype):
     cell=CELLS,
     H=WIDTHS,
     T=st.integers(2, 14) | st.sampled_from([97, 270]),
-    B=st.sampled_from([1, 1, 1, 2, 5, 7, 48, 50]),
+    B=st.sampled_from([1, 2, 5, 7, 48, 50]),
     I=st.sampled_from([1, 4, 17, 64]),
     tokens=st.booleans(),
 )
@@ -194,7 +195,7 @@ def test_a_stream_cut_anywhere(data, dtype, cell, H, T, B, I, tokens):
 
 
 def test_a_stream_of_single_steps(dtype):
-    for H in (1, 5, 16, 64, 150):
+    for H in (1, 5, 16, 64, 150, 650):
         p = problem(30, 1, 7, H, dtype=dtype)
         whole, h = results(p), p.h_0
         for t in range(30):

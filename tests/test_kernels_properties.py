@@ -106,6 +106,8 @@ def test_numpy(p):
         (4, 50, 300, 200),  # sums over k in more than one block
         (3, 100, 20, 513),
         (5, 1, 1, 512),  # one row, panels in pairs
+        (9, 70, 20, 650),  # weights too large for the nearest caches, three chunks
+        (3, 2, 650, 900),
     ],
 )
 def test_large(T, B, I, H, cell, depth, dtype):
@@ -154,7 +156,9 @@ def test_affine_reference(readout):
         close(name, a, e.astype(np.float64), K + len(x))
 
 
-@pytest.mark.parametrize(("N", "K", "O"), [(300, 130, 65), (1, 512, 256), (97, 257, 3), (1000, 1, 1), (5, 600, 301)])
+@pytest.mark.parametrize(
+    ("N", "K", "O"), [(300, 130, 65), (1, 512, 256), (97, 257, 3), (1000, 1, 1), (5, 600, 301)]
+)
 def test_affine_large(N, K, O, dtype):
     rng = np.random.default_rng(N)
     x, weight, bias, dy = (rng.normal(size=s).astype(dtype) for s in ((N, K), (O, K), (O,), (N, O)))
@@ -235,9 +239,11 @@ def test_not_finite(p, data, cell):
     arrays = [a for a in (p.x, p.h_0, *p.weights, p.dy, p.dh_n) if a is not None and a.dtype.kind == "f"]
     for _ in range(data.draw(st.integers(1, 3))):
         array = data.draw(st.sampled_from(arrays))
-        array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(
-            st.sampled_from([math.nan, math.inf, -math.inf])
-        )
+        # dy_1 w + dy_2 w w is not (dy_1 + dy_2 w) w for w = -inf: either is right, and the truncated
+        # reference walks its chains one by one
+        chains = array is p.weights.weight_hh and p.depth is not None
+        special = data.draw(st.sampled_from([math.nan] if chains else [math.nan, math.inf, -math.inf]))
+        array.flat[data.draw(st.integers(0, array.size - 1))] = special
     y, h_n, saved = forward(p)
     expected_y, expected_h_n, _ = forward(p, module=reference)
     at = reference.Saved(p.x, (p.h_0,), y, p.weights)
@@ -247,8 +253,8 @@ def test_not_finite(p, data, cell):
     expected = {"y": expected_y, "h_n": expected_h_n} | backward(p, at, module=reference)
     tolerance = 1e-12 if y.dtype == np.float64 else 1e-4
     for name, value in actual.items():
-        finite = np.abs(expected[name][np.isfinite(expected[name])]).max(initial=0.0)
-        np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance * max(finite, 1e-30), err_msg=name)
+        atol = tolerance * np.abs(expected[name][np.isfinite(expected[name])]).max(initial=1e-30)
+        np.testing.assert_allclose(value, expected[name], rtol=0, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("cell", kernels.CELLS)

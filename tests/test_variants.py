@@ -23,7 +23,12 @@ def run(script, cpu=None):
     if cpu is not None:
         environment["BPTT_CPU"] = cpu
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -100,7 +105,8 @@ print(bptt.kernels.variant)
 def test_a_broken_variant_is_an_error(forced):
     """The best variant cannot be imported: no other takes its place."""
     best = kernels.available()[-1]
-    blocked = f"import sys; sys.modules['bptt.kernels._{best}'] = None; import bptt; print(bptt.info()['variant'])"
+    report = "import bptt; print(bptt.info()['variant'])"
+    blocked = f"import sys; sys.modules['bptt.kernels._{best}'] = None; {report}"
     process = run(blocked, best if forced else None)
     assert process.stdout == ""
     assert f"bptt.kernels._{best}" in last_line(process)
@@ -111,8 +117,7 @@ class Broken:
         if name == "bptt.kernels._{best}":
             raise ImportError("undefined symbol: broken")
 sys.meta_path.insert(0, Broken())
-import bptt
-print(bptt.info()['variant'])
+{report}
 """
     process = run(raising, best if forced else None)
     assert process.stdout == ""

@@ -99,6 +99,7 @@ def softmax_cross_entropy(
     reduction: Reduction = "mean",
     ignore_index: int | None = None,
     backend: Backend = "kernels",
+    threads: int | None = None,
 ) -> tuple[float, Array]:
     """Cross-entropy of softmax(s) against class ids: log sum_o e^(s_o) - s_target a row.
 
@@ -114,6 +115,8 @@ def softmax_cross_entropy(
         Rows with this target add nothing to the loss and have gradient 0.
     backend : {"kernels", "reference"}
         Which ground floor computes it.
+    threads : int, optional
+        How many threads may share the work; the result doesn't depend on it.
 
     Returns
     -------
@@ -127,7 +130,7 @@ def softmax_cross_entropy(
     ValueError
         For a shape, class id or option that does not fit.
     TypeError
-        If ``s`` is not float32 or float64, or ``target`` not of an integer dtype.
+        If ``s`` is not float32 or float64, or ``target`` or ``threads`` not of an integer type.
     """
     checks.choice("reduction", reduction, REDUCTIONS)
     s = _logits(s)
@@ -135,7 +138,9 @@ def softmax_cross_entropy(
     ids = check_target("softmax_cross_entropy", target, s.shape, s.dtype, ignore_index=ignore_index)
     rows = np.ascontiguousarray(s).reshape(-1, s.shape[-1])  # (N, O)
     ground: Any = checks.resolve_backend(backend)
-    total, count, ds = ground.softmax_cross_entropy(rows, ids.reshape(-1), ignore_index=ignore_index)
+    total, count, ds = ground.softmax_cross_entropy(
+        rows, ids.reshape(-1), ignore_index=ignore_index, threads=checks.resolve_threads(threads)
+    )
     return _reduce(total, ds.reshape(s.shape), count, reduction, s)
 
 

@@ -199,7 +199,7 @@ class Network:
             For a shape, dtype or value that does not fit.
         """
         s, _ = self(x, h_0, threads=threads)
-        return self.objective(s, self.objective.check(targets, s.shape, s.dtype))[0]
+        return self.objective(s, self.objective.check(targets, s.shape, s.dtype), threads=threads)[0]
 
     def loss_and_gradients(
         self,
@@ -236,7 +236,7 @@ class Network:
         y, h_n, tape = self.rnn.record(x, h_0, threads=threads)
         h = h_n[0] if self.many_to_one else y
         s = self.readout(h, threads=threads)
-        loss, ds = self.objective(s, self.objective.check(targets, s.shape, s.dtype))
+        loss, ds = self.objective(s, self.objective.check(targets, s.shape, s.dtype), threads=threads)
         dh, dreadout = self.readout.backward(h, ds, threads=threads)
         if self.many_to_one:
             gradients = tape.backward(dh_n=dh[np.newaxis], depth=depth, threads=threads)

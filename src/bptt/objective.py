@@ -88,7 +88,12 @@ class Objective:
         return checked
 
     def __call__(
-        self, s: Array, targets: npt.NDArray[Any], *, reduction: str | None = None
+        self,
+        s: Array,
+        targets: npt.NDArray[Any],
+        *,
+        reduction: str | None = None,
+        threads: int | None = None,
     ) -> tuple[float, Array]:
         """Loss and its gradient with respect to s, for checked targets.
 
@@ -100,6 +105,8 @@ class Objective:
             As ``check`` returns them.
         reduction : {"mean", "sum"}, optional
             Another than the objective's own.
+        threads : int, optional
+            How many threads may share the work, where it is enough to share.
 
         Returns
         -------
@@ -109,7 +116,7 @@ class Objective:
         """
         keywords = dict(self.options)
         if self.loss == "softmax_cross_entropy":
-            keywords["backend"] = self.backend
+            keywords |= {"backend": self.backend, "threads": threads}
         return LOSSES[self.loss](s, targets, reduction=reduction or self.reduction, **keywords)
 
     def count(self, targets: npt.NDArray[Any]) -> int:

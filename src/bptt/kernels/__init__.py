@@ -84,6 +84,7 @@ def info() -> dict[str, Any]:
         "numpy": np.__version__,
     }
 
+
 __all__ = [
     "CELLS",
     "VARIANTS",

@@ -43,7 +43,7 @@ cdef class AffineGradientJob(Job):
         return 0 if k < self.turns else self.turns
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
-        if self.interrupted(worker, 2.0 * self.rows * self.N * 64):
+        if self.interrupted(worker, self.rows * self.N):
             return
         if self.double:
             affine_gradient_item(self, k, worker, <double *> NULL)
@@ -54,15 +54,18 @@ cdef class AffineGradientJob(Job):
 cdef void affine_gradient_item(AffineGradientJob job, int64_t k, int worker, real *kind) noexcept nogil:
     cdef const real *dy = <const real *> job.dy
     cdef real *turned = <real *> job.turned.aligned
-    cdef ptrdiff_t column
+    cdef ptrdiff_t column, row = 0
     if k < job.turns:
         column = block_start(job.N, job.turns, k)
         turn(dy + column, job.N, job.rows, block_start(job.N, job.turns, k + 1) - column,
              turned + column * job.rows)
     elif k < job.items - 1:
-        outer_panel(turned, job.rows, 1, job.N, job.rows, <const real *> NULL, 0, <const real *> job.x, job.K,
-                    k - job.turns, <real *> (job.scratch.aligned + worker * job.scratch_each),
-                    <real *> job.dweight, TILE_SET)
+        while row < job.rows and not job.interrupted(worker, 2.0 * BLOCK_K * job.N * 64):
+            outer_panel(turned + row, job.rows, 1, job.N, min(job.rows - row, <ptrdiff_t> BLOCK_K), <const real *> NULL,
+                        0, <const real *> job.x + row * job.K, job.K, k - job.turns,
+                        <real *> (job.scratch.aligned + worker * job.scratch_each), <real *> job.dweight,
+                        TILE_ADD if row else TILE_SET)
+            row += BLOCK_K
     else:
         column_sums(dy, job.N, job.rows, <real *> job.dbias, False)
 
@@ -90,6 +93,7 @@ cdef object multiply(a, weight, bias, bint turned, int threads):
     cdef AffineJob job = AffineJob()
     cdef Buffers buffers = Buffers()
     cdef size_t bias_at
+    cdef ptrdiff_t rows
     cdef Memory memory = packed_weight(buffers, weight, bias, turned, &bias_at)
     job.double = weight.itemsize == 8
     job.rows, job.K = a.shape
@@ -101,7 +105,9 @@ cdef object multiply(a, weight, bias, bint turned, int threads):
     if job.rows:
         if 2.0 * job.rows * job.K * job.N < WORK_TO_SHARE:
             threads = 1
-        job.run(max(ceil_div(job.rows, 2 * ROWS_TOGETHER), min(job.rows, threads)), threads - 1)
+        # small enough that Ctrl-C is heard between two of them
+        rows = min(2 * ROWS_TOGETHER, max(12, 500_000_000 // (job.K * job.N)))
+        job.run(max(ceil_div(job.rows, rows), min(job.rows, threads)), threads - 1)
     return c
 
 

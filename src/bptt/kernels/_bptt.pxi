@@ -216,7 +216,7 @@ cdef void scatter_rows(
 cdef void column_sums(const real *v, ptrdiff_t N, ptrdiff_t rows, real *total, bint add) noexcept nogil:
     """total (N,) (+)= sum of v (rows, N) over its rows."""
     cdef ptrdiff_t r, k, j = 0, width
-    cdef real s[64]
+    cdef double s[64]  # a float32 sum of hundreds of rows would be the least accurate of all results
     while j < N:
         width = min(N - j, <ptrdiff_t> 64)
         for k in range(width):
@@ -225,7 +225,7 @@ cdef void column_sums(const real *v, ptrdiff_t N, ptrdiff_t rows, real *total, b
             for k in range(width):
                 s[k] = s[k] + v[r * N + j + k]
         for k in range(width):
-            total[j + k] = total[j + k] + s[k] if add else s[k]
+            total[j + k] = <real> ((total[j + k] if add else 0) + s[k])
         j += width
 
 

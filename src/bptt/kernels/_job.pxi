@@ -1,5 +1,8 @@
 # Memory, buffers, and a call shared out over threads.
 
+import os
+import threading
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
@@ -12,10 +15,30 @@ cdef extern from "_share.h" nogil:
     int64_t share_read(share_count *c)
     void share_set(share_count *c, int64_t value)
     void share_wait(int spins)
+    double share_clock()
 
 cdef enum:
     LINE = 64  # bytes in a cache line; panels start on one, so that no vector load straddles two
-    WORK_BETWEEN_SIGNALS = 1 << 30  # operations between looks for Ctrl-C: 5 ms at 200 GFLOP/s, 0.1 s at 10
+    WORK_BETWEEN_CLOCKS = 1 << 26  # operations between looks at the clock: 7 ms at 10 GFLOP/s ...
+    WORK_OF_A_LOOK = 20_000  # ... with a small call counted as this many, since it is mostly overhead
+
+cdef double SECONDS_BETWEEN_SIGNALS = 0.03
+
+
+cdef extern from "pythread.h" nogil:
+    unsigned long PyThread_get_thread_ident()
+
+# Python runs signal handlers in this thread only; a fork makes its own thread the main one.
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+def _after_fork():
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 cdef class Memory:
@@ -73,7 +96,9 @@ cdef class Job:
     cdef share_count stop
     cdef share_count workers
     cdef int64_t items
-    cdef double since_signals
+    cdef bint signals  # the caller is the thread that has to look for them
+    cdef double work_since_clock
+    cdef double clock
     cdef object error
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
@@ -83,17 +108,20 @@ cdef class Job:
         return 0
 
     cdef bint interrupted(self, int worker, double operations) noexcept nogil:
-        """True when the call should end early; the caller's thread looks for Ctrl-C now and then."""
-        if share_read(&self.stop):
-            return True
-        if worker == 0:
-            self.since_signals += operations
-            if self.since_signals > WORK_BETWEEN_SIGNALS:
-                self.since_signals = 0
-                with gil:
-                    self.look_for_signals()
-                return share_read(&self.stop) != 0
-        return False
+        """True when the call should end early; the main thread looks for Ctrl-C now and then."""
+        if worker == 0 and self.signals:
+            self.work_since_clock += operations + WORK_OF_A_LOOK
+            if self.work_since_clock > WORK_BETWEEN_CLOCKS:
+                self.work_since_clock = 0
+                self.look_at_clock()
+        return share_read(&self.stop) != 0
+
+    cdef void look_at_clock(self) noexcept nogil:
+        cdef double now = share_clock()
+        if now - self.clock > SECONDS_BETWEEN_SIGNALS:
+            self.clock = now
+            with gil:
+                self.look_for_signals()
 
     cdef void look_for_signals(self) noexcept:
         try:
@@ -119,9 +147,8 @@ cdef class Job:
         while share_read(&self.finished) < done:
             spins += 1
             share_wait(spins)
-            if worker == 0 and spins % 65536 == 0:
-                with gil:
-                    self.look_for_signals()
+            if worker == 0 and self.signals and spins % 256 == 0:
+                self.look_at_clock()
 
     def help(self):
         """Run by a thread of the pool."""
@@ -132,6 +159,9 @@ cdef class Job:
 
     cdef int run(self, int64_t items, int helpers) except -1:
         self.items = items
+        self.signals = PyThread_get_thread_ident() == main_thread
+        if self.signals:
+            self.clock = share_clock()
         if helpers > 0:
             submit(self.help, helpers)
         with nogil:

@@ -1,8 +1,8 @@
 """The threads that help a call: daemon threads, started when a call first wants one, none at import.
 
-A call never waits for a thread to *start*: its items are claimed one by one (see _job.pxi), the caller works through
-them too, so a helper that comes late or never only makes the call slower.  That is also what makes the pool safe
-to share between calls from many Python threads, and to lose in a fork.
+A call never waits for a thread to *start*: its items are claimed one by one (see _job.pxi), the caller works
+through them too, so a helper that comes late or never only makes the call slower.  That is also what makes the
+pool safe to share between calls from many Python threads, and to lose in a fork.
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ def _work(tasks: SimpleQueue[Callable[[], None]]) -> None:
 
 
 def submit(task: Callable[[], None], helpers: int) -> None:
-    """Ask `helpers` threads to run `task`; starts threads that are not there yet."""
-    global _started
+    """Ask up to `helpers` threads to run `task`; starts threads that are not there yet."""
     if _started < helpers:
         with _lock:
-            while _started < helpers:
-                threading.Thread(target=_work, args=(_tasks,), name="bptt", daemon=True).start()
-                _started += 1
-    for _ in range(helpers):
+            _start(helpers)
+    for _ in range(min(helpers, _started)):
         _tasks.put(task)
+
+
+def _start(helpers: int) -> None:
+    global _started
+    while _started < helpers:
+        try:
+            threading.Thread(target=_work, args=(_tasks,), name="bptt", daemon=True).start()
+        except (
+            RuntimeError
+        ):  # no more threads to be had, or the interpreter is ending: the caller does the work
+            return
+        _started += 1
 
 
 def _forget() -> None:

@@ -1,8 +1,9 @@
-/* The four atomic operations by which threads share out the items of one call. */
+/* How threads share out the items of one call: atomic counts, a wait, a clock. */
 #ifndef BPTT_SHARE_H
 #define BPTT_SHARE_H
 
 #include <stdint.h>
+#include <time.h>
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <windows.h>
@@ -10,6 +11,7 @@ typedef volatile LONG64 share_count;
 static __inline int64_t share_add(share_count *c) { return InterlockedExchangeAdd64(c, 1); }
 static __inline int64_t share_read(share_count *c) { return InterlockedExchangeAdd64(c, 0); }
 static __inline void share_set(share_count *c, int64_t value) { InterlockedExchange64(c, value); }
+static __inline double share_clock(void) { return (double)GetTickCount64() * 1e-3; }
 static __inline void share_wait(int spins) { if (spins > 64) SwitchToThread(); else YieldProcessor(); }
 #else
 #include <sched.h>
@@ -18,6 +20,13 @@ typedef int64_t share_count;
 static inline int64_t share_add(share_count *c) { return __atomic_fetch_add(c, 1, __ATOMIC_ACQ_REL); }
 static inline int64_t share_read(share_count *c) { return __atomic_load_n(c, __ATOMIC_ACQUIRE); }
 static inline void share_set(share_count *c, int64_t value) { __atomic_store_n(c, value, __ATOMIC_RELEASE); }
+/* seconds */
+static inline double share_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 /* spin a little, then let another thread have the core */
 static inline void share_wait(int spins)
 {

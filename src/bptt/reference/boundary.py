@@ -223,7 +223,7 @@ def affine_backward(x: Array, weight: Array, dy: Array, *, threads: int = 1) -> 
 
 
 def softmax_cross_entropy(
-    logits: Array, targets: Tokens, *, ignore_index: int | None = None
+    logits: Array, targets: Tokens, *, ignore_index: int | None = None, threads: int = 1
 ) -> tuple[float, int, Array]:
     """Sum of -log softmax(logits)[target].
 
@@ -235,6 +235,8 @@ def softmax_cross_entropy(
         (N,) int64 class ids in [0, O), or ``ignore_index``.
     ignore_index : int or None
         Rows with this target count for nothing.
+    threads : int
+        Has no effect.
 
     Returns
     -------

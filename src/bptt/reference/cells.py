@@ -111,6 +111,28 @@ def derivative(cell: str, h: float) -> float:
     raise ValueError(f"cell: expected one of {CELLS}, got {cell!r}")
 
 
+def through(cell: str, dh: float, h: float) -> float:
+    """Return dL/dz = dL/dh f'(z).
+
+    Parameters
+    ----------
+    cell : {"tanh", "relu", "sigmoid", "identity"}
+    dh : float
+        dL/dh.
+    h : float
+        The cell's output.
+
+    Returns
+    -------
+    float
+        For a ReLU that is off the gradient is cut, not multiplied by 0: an infinite dL/dh gives 0, as in
+        PyTorch.
+    """
+    if cell == "relu" and h == 0.0:
+        return 0.0
+    return dh * derivative(cell, h)
+
+
 def input_product(x: Input, w: Row) -> float:
     """Return x . w, where a token id stands for its one-hot row.
 
@@ -193,6 +215,6 @@ def step_backward(cell: str, h: Row, dh: Row, weight_hh_transposed: Matrix) -> t
         (H,) gradient with respect to h_{t-1}.
     """
     # da = dh * f'(z)
-    da = [dh_j * derivative(cell, h_j) for dh_j, h_j in zip(dh, h, strict=True)]
+    da = [through(cell, dh_j, h_j) for dh_j, h_j in zip(dh, h, strict=True)]
     # dh_{t-1} = W_hh^T da
     return da, product(weight_hh_transposed, da)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .affine import Matrix, Row, ascending_sum, dot, product, transpose
-from .cells import Input, derivative
+from .cells import Input, through
 from .unroll import Inputs, Sequence
 
 
@@ -51,7 +51,7 @@ def gammas(cell: str, y: Sequence, weight_hh: Matrix, dy_i: Matrix, i: int) -> l
     outer = dy_i
     for k in range(i, 0, -1):
         gamma = [
-            [d * derivative(cell, h) for d, h in zip(d_b, h_b, strict=True)]
+            [through(cell, d, h) for d, h in zip(d_b, h_b, strict=True)]
             for d_b, h_b in zip(outer, y[k - 1], strict=True)
         ]
         chain.append(gamma)

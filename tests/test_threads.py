@@ -1,0 +1,323 @@
+"""The pool: when it starts, forks, many callers at once, leaving early, Ctrl-C, and memory running out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from kernel_problems import WORK_TO_SHARE, differing, problem, results
+
+pytestmark = pytest.mark.kernels
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+
+#: What every script starts with.
+PRELUDE = """
+import os, sys, threading, time, warnings
+import numpy as np
+from kernel_problems import differing, problem, results, forward, backward
+from bptt import kernels
+
+def pool():
+    return [t for t in threading.enumerate() if t.name == "bptt"]
+
+def shared(**options):
+    p = problem(40, 33, 70, 130, dtype=np.float32, **options)  # past WORK_TO_SHARE
+    return p
+"""
+
+
+def start(script):
+    # where the tests find it, the script finds it
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PRELUDE + script],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script, timeout=60):
+    process = start(script)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"still running after {timeout} s: {out}{err}")
+    assert process.returncode == 0, f"{process.returncode}: {out}{err}"
+    return out.split()
+
+
+def test_the_shape_is_shared():
+    assert WORK_TO_SHARE < 2 * 40 * 33 * 130 * 200
+
+
+def test_the_pool_starts_on_first_use():
+    script = """
+import bptt
+assert threading.active_count() == 1
+results(problem(5, 4, 6, 20), threads=8)  # too little to share
+assert threading.active_count() == 1
+results(shared(), threads=3)
+assert len(pool()) == 2
+assert all(t.daemon for t in pool())
+results(shared(), threads=2)
+assert len(pool()) == 2
+results(shared(), threads=4)
+assert len(pool()) == 3
+"""
+    run(script)
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("during", [False, True])
+def test_fork_after_use(during):
+    """Both halves go on, also when another Python thread is in a call at that moment."""
+    script = f"""
+expected = results(shared())
+assert differing(results(shared(), threads=3), expected) == []
+assert len(pool()) == 2
+stop = False
+def loop():
+    while not stop:
+        assert differing(results(shared(), threads=3), expected) == []
+other = threading.Thread(target=loop)
+if {during}:
+    other.start()
+children = []
+for _ in range(4):
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of forks with threads about, which is what this is a test of
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        good = pool() == []
+        for threads in (2, 3, 1):
+            good &= differing(results(shared(), threads=threads), expected) == []
+        os._exit(0 if good and len(pool()) == 2 else 1)
+    children.append(child)
+    assert differing(results(shared(), threads=3), expected) == []
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+stop = True
+if {during}:
+    other.join()
+assert len(pool()) == 2
+print("both")
+"""
+    assert run(script) == ["both"]
+
+
+def test_calls_from_many_threads_at_once():
+    shapes = [(40, 33, 70, 130), (60, 17, 90, 130), (3, 2, 4, 5), (300, 7, 50, 65)]
+    problems = [problem(*shape, dtype=np.float32, seed=n) for n, shape in enumerate(shapes * 2)]
+    alone = [results(p) for p in problems]
+    wrong, barrier = [], threading.Barrier(len(problems))
+
+    def call(n):
+        barrier.wait()
+        for threads in (2, 1, 3, 2, 5):
+            names = differing(results(problems[n], threads=threads), alone[n])
+            wrong.extend((n, threads, name) for name in names)
+        done.append(n)
+
+    done = []
+    callers = [threading.Thread(target=call, args=(n,)) for n in range(len(problems))]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert sorted(done) == list(range(len(problems)))
+    assert wrong == []
+
+
+LEAVING = """
+p = problem({steps}, 2, 8, 1024, dtype=np.float32)
+def call():
+    results(p, threads={threads})
+for _ in range({callers}):
+    threading.Thread(target=call, daemon={daemon}).start()
+time.sleep(0.1)
+print("left")
+"""
+#: The C library sleeps a second after Python has gone and before the process does, as a destructor might.
+SLOW_EXIT = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.usleep, ctypes.c_void_p), ctypes.c_void_p(1_000_000), None)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs __cxa_atexit")
+def test_leaving_during_a_call_of_a_daemon_thread(slow, threads):
+    """The interpreter ends under it; what the call still wants of it then must not crash."""
+    script = LEAVING.format(steps=3000, threads=threads, daemon=True, callers=5)
+    begin = time.monotonic()
+    assert run((SLOW_EXIT if slow else "") + script, timeout=30) == ["left"]
+    assert time.monotonic() - begin < 20  # nobody waits for the call
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_leaving_waits_for_other_threads(threads):
+    assert run(LEAVING.format(steps=400, threads=threads, daemon=False, callers=2), timeout=30) == ["left"]
+
+
+# ------------------------------------------------------------------------------------- Ctrl-C
+
+WIDE = "p = problem(4000, 2, 8, 2048, dtype=np.float32, dy=False)"
+#: A call of a second and more, with what it needs before.
+CALLS = {
+    "unroll": (WIDE, "forward(p, threads={threads})"),
+    "unroll one row": (WIDE.replace("4000, 2", "4000, 1"), "forward(p, threads={threads})"),
+    "unroll narrow": (
+        "p = problem(30_000_000, 1, 1, 1, dtype=np.float32, dy=False)",
+        "forward(p, threads={threads})",
+    ),
+    "bptt": (
+        "p = problem(1000, 40, 8, 1024, dtype=np.float32); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "depth": (
+        "p = problem(100, 2, 8, 2048, dtype=np.float32, depth=60); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "depth narrow": (
+        "p = problem(9000, 1, 1, 1, dtype=np.float32, depth=9000); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "affine": (
+        "a, w = np.ones((16_000, 3000), 'f4'), np.ones((3000, 3000), 'f4')",
+        "kernels.affine(a, w, None, threads={threads})",
+    ),
+    "affine wide": (
+        "a, w = np.ones((1000, 2000), 'f4'), np.ones((40_000, 2000), 'f4')",
+        "kernels.affine(a, w, None, threads={threads})",
+    ),
+    "affine_backward": (
+        "a, w = np.ones((16_000, 3000), 'f4'), np.ones((3000, 3000), 'f4')",
+        "kernels.affine_backward(a, w, a, threads={threads})",
+    ),
+}
+
+
+@posix
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CALLS)
+def test_ctrl_c(name, threads):
+    """KeyboardInterrupt within 0.2 s, and right results after it."""
+    prepare, call = CALLS[name]
+    script = f"""
+expected = results(shared())
+results(shared(), threads={threads})
+{prepare}
+print("started", flush=True)
+try:
+    {call.format(threads=threads)}
+    print("finished", time.monotonic())
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic())
+assert differing(results(shared(), threads={threads}), expected) == []
+print("right")
+"""
+    latencies = []
+    for _ in range(3):  # the processor may be busy with something else for a moment
+        process = start(script)
+        try:
+            assert process.stdout.readline() == "started\n", process.stderr.read()
+            time.sleep(0.25)
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 0, err
+        word, at, right = out.split()
+        assert right == "right"
+        assert word == "interrupted", f"the call ended by itself {float(at) - sent} s after the signal"
+        latencies.append(float(at) - sent)
+        if latencies[-1] <= 0.2:
+            return
+    pytest.fail(f"KeyboardInterrupt came after {latencies} s")
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+def test_absurd_sizes():
+    """Rows of no numbers are an array of no bytes; what they map to would not fit into any memory."""
+    script = """
+x, weight = np.empty((10**14, 0)), np.empty((3, 0))
+for _ in range(100):
+    try:
+        kernels.affine(x, weight, None)
+    except MemoryError:
+        continue
+    raise AssertionError
+p = problem(1, 1, 1, 3)
+weights = p.weights._replace(weight_ih=np.empty((3, 0)))
+for _ in range(100):
+    try:
+        kernels.unroll("tanh", np.empty((10**9, 10**4, 0)), (np.empty((10**4, 3)),), weights)
+    except MemoryError:
+        continue
+    raise AssertionError
+print(len(results(shared())))
+"""
+    assert run(script) == ["8"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
+@pytest.mark.parametrize("call", ["unroll", "bptt", "depth", "tokens", "affine", "affine_backward"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_runs_out(call, threads):
+    """Wherever it runs out, MemoryError, and everything released: with enough of it the call succeeds."""
+    script = f"""
+import resource
+name = {call!r}
+p = problem(2, 4000, 9, 130, dtype=np.float32, tokens=name == "tokens", depth=2 if name == "depth" else None)
+rng = np.random.default_rng(0)
+a, w, d = (rng.normal(size=s) for s in ((20_000, 50), (60, 50), (20_000, 60)))
+def call():
+    if name == "unroll":
+        return dict(enumerate(forward(p, threads={threads})[:2]))
+    if name == "affine":
+        return {{0: kernels.affine(a, w, None, threads={threads})}}
+    if name == "affine_backward":
+        return dict(enumerate(kernels.affine_backward(a, w, d, threads={threads})))
+    return backward(p, saved, threads={threads})
+saved = forward(p, threads={threads})[2]
+expected = call()
+with open("/proc/self/statm") as statm:
+    size = int(statm.read().split()[0]) * resource.getpagesize()
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+outcomes = []
+for margin in range(0, 32 << 20, 1 << 19):
+    resource.setrlimit(resource.RLIMIT_AS, (size + margin, hard))
+    try:
+        got = call()
+    except MemoryError:
+        outcomes.append("refused")
+    else:
+        outcomes.append("done")
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    if outcomes[-1] == "done":
+        assert differing(got, expected) == []
+        del got
+assert differing(call(), expected) == []
+print(outcomes.count("refused"), outcomes[-1])
+"""
+    refused, last = run(script)
+    assert int(refused) >= 4
+    assert last == "done"
