@@ -1,7 +1,7 @@
 """The compiled kernels: `unroll` and `bptt` for one direction of one layer, and what belongs to them.
 
-The same source is compiled for three kinds of x86-64 processor; the best that this one has is chosen at import.
-``BPTT_CPU=baseline|avx2|avx512`` forces one.
+The same source is compiled for three kinds of x86-64 processor; the best that this one has is chosen at
+import.  ``BPTT_CPU=baseline|avx2|avx512`` forces one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def processor() -> str:
 
 
 def info() -> dict[str, Any]:
-    """What runs, and why: version, processor, CPU variant, variants available, threads, Python and NumPy."""
+    """Tell what runs, and why: version, processor, CPU variant, variants available, threads, Python, NumPy."""
     from importlib.metadata import version  # 20 ms that importing the package should not cost
 
     import numpy as np

@@ -1,8 +1,8 @@
 """The threads that help a call: daemon threads, started when a call first wants one, none at import.
 
-A call never waits for a thread to *start*: its items are claimed one by one (see _job.pxi), the caller works
-through them too, so a helper that comes late or never only makes the call slower.  That is also what makes the
-pool safe to share between calls from many Python threads, and to lose in a fork.
+A call never waits for a thread to *start*: its items are claimed one by one (see _job.pxi), and the caller
+works through them too, so a helper that comes late or never only makes the call slower.  That is also what
+makes the pool safe to share between calls from many Python threads, and to lose in a fork.
 """
 
 from __future__ import annotations
