@@ -67,7 +67,7 @@ def processor() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Tell what runs, and why: version, processor, CPU variant, variants available, threads, Python, NumPy."""
+    """Tell what runs, and why: version, processor, CPU variants, threads, Python and NumPy."""
     from importlib.metadata import version  # 20 ms that importing the package should not cost
 
     import numpy as np
