@@ -28,7 +28,9 @@ _LIKE: dict[Shape, Shape] = {
 }
 
 _FLOAT64 = (Shape(100, 1, 64, 64), Shape(100, 32, 256, 256))
-_STEP = (*(Shape(1, 1, H, H) for H in (4, 32, 64, 256, 512)), Shape(1, 32, 256, 256))
+_STEP = (*(Shape(1, 1, H, H) for H in (4, 32, 64, 128, 256, 512)), Shape(1, 32, 256, 256))
+# Short sequences: a frozen layer packs nothing.
+_SHORT = tuple(Shape(T, 1, H, H) for T in (1, 5) for H in (64, 128, 256, 512))
 
 # At least 1.8 times our one-thread speed at B >= 32 for calls of 5 ms and more.
 _TWO_THREADS = {
@@ -67,7 +69,8 @@ def _bars() -> tuple[Row, ...]:
         for shape, pair in ratios.items()
     ]
     rows += [Row(case, shape, "float64", ratio=1.2) for case in (FORWARD, BACKWARD) for shape in _FLOAT64]
-    rows += [Row(STEP, shape) for shape in _STEP]
+    rows += [Row(STEP, shape, limit=1.0) for shape in _STEP]
+    rows += [Row(FORWARD, shape, ratio=1.5, ours="bptt-frozen", over="onnxruntime") for shape in _SHORT]
     rows += [
         Row(case, shape, threads=2, ratio=1.8, over="bptt-1-thread")
         for case, shapes in _TWO_THREADS.items()
@@ -100,6 +103,7 @@ SELECTIONS: dict[str, tuple[Shape, ...]] = {
     "smoke": (Shape(50, 1, 16, 16), Shape(20, 8, 64, 64)),
     "main": tuple(_MAIN),
     "odd": tuple(_LIKE),
+    "short": _SHORT,
     "sweep": tuple(Shape(100, B, H, H) for B in (1, 32) for H in (8, 16, 32, 64, 128, 256, 512, 1024)),
 }
 
@@ -127,6 +131,8 @@ def select(
     for part in text.split("+"):
         if part == "bars":
             chosen = tuple(row for row in BARS if row.threads == threads)
+        elif part == "short":
+            chosen = tuple(row for row in BARS if row.threads == threads and row.shape in _SHORT)
         elif part in SELECTIONS:
             chosen = _without_bars(SELECTIONS[part], threads)
         elif part[:1].isdigit():

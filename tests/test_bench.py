@@ -102,7 +102,10 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--shapes", "huge"), "shapes: expected bars, tiny, smoke, main, odd, sweep or T,B,I,H, got 'huge'"),
+        (
+            ("--shapes", "huge"),
+            "shapes: expected bars, tiny, smoke, main, odd, short, sweep or T,B,I,H, got 'huge'",
+        ),
         (("--shapes", "1,2,3"), "shape: expected T,B,I,H as four integers, got '1,2,3'"),
         (("--shapes", "1,2,0,3"), "shape: expected four positive integers, got '1,2,0,3'"),
         (("--threads", "0"), "threads: expected 1 to "),
@@ -324,6 +327,40 @@ def test_ratios_and_bars(bench: Any) -> None:
     assert results.tally(measurements[:3], chosen) == "bars: 1 passed, 0 failed, 1 not measured"
 
 
+def test_bars_of_steps_and_of_frozen_layers(bench: Any) -> None:
+    bars = {row.group: row for row in bench("shapes").BARS}
+
+    def verdicts(case: str, shape: Any, kernel_step: float | None, **seconds: float) -> list[str]:
+        row = bars[rows.group_name(case, shape, "float32", 1)]
+        measurements = [
+            results.Measurement(
+                case,
+                shape,
+                "float32",
+                1,
+                name.replace("_", "-"),
+                time,
+                fma_peak=1e11,
+                kernel_step=kernel_step,
+            )
+            for name, time in seconds.items()
+        ]
+        line = results.table(measurements, {row.group: row}).splitlines()[-1]
+        return [cell.strip() for cell in line.split("|")[-4:-1]]
+
+    small, large = rows.Shape(1, 1, 32, 32), rows.Shape(1, 1, 64, 64)
+    assert verdicts("single_step", small, 1e-7, bptt=1.49e-6)[2] == "100% pass"
+    assert verdicts("single_step", small, 1e-7, bptt=1.51e-6)[2] == "100% FAIL"
+    assert verdicts("single_step", large, 2e-6, bptt=3.79e-6)[2] == "100% pass"
+    assert verdicts("single_step", large, 2e-6, bptt=3.81e-6)[2] == "100% FAIL"
+    assert verdicts("single_step", large, None, bptt=1e-6)[2] == "100% not measured"
+    assert verdicts("forward", large, None, bptt=9.0, bptt_frozen=1e-6, numpy=9e-7, onnxruntime=1.6e-6) == [
+        "1.60 (onnxruntime / bptt-frozen)",
+        "1.5 pass",
+        "–",
+    ]
+
+
 def test_every_bar_is_in_the_table_once(bench: Any) -> None:
     shapes = bench("shapes")
     groups = [row.group for row in shapes.BARS]
@@ -336,7 +373,7 @@ def test_every_bar_is_in_the_table_once(bench: Any) -> None:
     assert ours["forward", "100,1,64,64"] == 2.3
     assert ours["forward_backward", "100,1,64,64"] == 3.0
     assert ours["forward_backward", "50,64,1024,1024"] == 1.4
-    assert {row.shape for row in shapes.select("main+odd", 1)} >= {
+    assert {row.shape for row in shapes.select("main+odd+short", 1)} >= {
         row.shape for row in shapes.BARS if row.shape.T > 1
     }
 

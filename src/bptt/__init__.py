@@ -4,11 +4,13 @@
     y, h_n = rnn(x, h_0)                     inference: keeps nothing
     y, h_n, tape = rnn.record(x, h_0)        training: an explicit tape
     gradients = tape.backward(dy, dh_n)      .x, .h_0, .parameters["weight_hh_l0"], ...
+    y_t = stream.step(x_t)                   one time step of stream = rnn.stream(), which carries the state
 
 The map, from the ground up; each floor uses only those under it:
 
     kernels, reference     unroll (forward over time) and bptt (backward over time): compiled; plain Python
     layers, tape, readout  RNN, what it records, the Linear readout
+    frozen, stream         inference-only copy with packed weights; one time step at a time
     losses                 each returns (loss, dloss/ds)
     network, optim         recurrence + readout + loss with fit, evaluate, sample; SGD, Adam, clipping
     cli                    bptt train | sample | bench | info
@@ -33,8 +35,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from bptt.frozen import FrozenRNN
 from bptt.layers import RNN
 from bptt.readout import Linear
+from bptt.stream import Stream
 from bptt.tape import Gradients, Tape
 
 if TYPE_CHECKING:
@@ -60,9 +64,11 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "FrozenRNN",
     "Gradients",
     "Linear",
     "Network",
+    "Stream",
     "Tape",
     "__version__",
     "binary_cross_entropy",

@@ -267,6 +267,44 @@ def _tokens(
     return _normalise(a, np.dtype(np.int64)), batched
 
 
+def frame(x: Any, batch: int, input_size: int, dtype: np.dtype[Any]) -> tuple[Array | Tokens, bool]:
+    """Return one time step's input as (B, I) of `dtype` or (B,) of int64, and whether it had a batch axis.
+
+    For one sequence the batch axis may be left out. Errors are those of `sequence`.
+    """
+    a = _as_array("x", x)
+    if a.dtype.kind in "iu":
+        if a.shape != (batch,) and not (a.ndim == 0 and batch == 1):
+            raise ValueError(
+                f"x: expected token ids of shape ({batch},) = (batch,){' or one id' if batch == 1 else ''}, "
+                f"got {a.shape}; write x.astype(np.{dtype}) if these are features"
+            )
+        ids = a.reshape(batch)
+        if not _in_range(ids, input_size):
+            b = int(np.argmax((ids < 0) | (ids >= input_size)))
+            where = f" at batch row {b}" if a.ndim else ""
+            raise ValueError(f"x: expected token ids in [0, {input_size}), got {ids[b]}{where}")
+        return _normalise(ids, np.dtype(np.int64)), a.ndim == 1
+    _check_float("x", x, a, dtype)
+    I = input_size
+    if a.shape != (batch, I) and not (a.shape == (I,) and batch == 1):
+        alone = f", or ({I},) unbatched" if batch == 1 else ""
+        raise ValueError(f"x: expected shape ({batch}, {I}) = (batch, input_size){alone}, got {a.shape}")
+    return _normalise(a.reshape(batch, I), dtype), a.ndim == 2
+
+
+def output(name: str, a: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
+    """Check that a result can be written to `a` as it is."""
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name}: expected an array to write to, got {type(a).__name__}")
+    if a.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} (the layer's dtype), got {a.dtype}")
+    _check_shape(name, a, shape)
+    if not (a.flags.c_contiguous and a.flags.writeable):
+        wrong = "a read-only one" if a.flags.c_contiguous else "another layout"
+        raise ValueError(f"{name}: expected a writeable C-contiguous array, got {wrong}")
+
+
 def _in_range(a: npt.NDArray[Any], end: int) -> bool:
     """Whether every entry of a nonempty integer array is in [0, end)."""
     if a.dtype == np.int64:

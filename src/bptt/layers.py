@@ -1,15 +1,18 @@
-"""The recurrent layer: parameters, their first values, layouts; a backend's ``unroll`` does the work."""
+"""The recurrent layer: parameters, their first values, what is recorded for the gradient."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bptt import checks
 from bptt.arrays import Weights
+from bptt.frozen import FrozenRNN
 from bptt.parameters import RNN_NAMES, Parametrised
+from bptt.recurrent import Recurrent
+from bptt.stream import Stream
 from bptt.tape import Tape
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from bptt.arrays import Array
 
 
-class RNN(Parametrised):
+class RNN(Recurrent, Parametrised):
     """Elman recurrent layer, h_t = f(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh).
 
     Parameters
@@ -145,49 +148,6 @@ class RNN(Parametrised):
         values = (weight_ih, weight_hh, *biases) if self.bias else (weight_ih, weight_hh)
         return {name: np.array(value, self.dtype) for name, value in zip(RNN_NAMES, values, strict=False)}
 
-    def __call__(
-        self,
-        x: npt.ArrayLike,
-        h_0: npt.ArrayLike | None = None,
-        *,
-        threads: int | None = None,
-        check_finite: bool = False,
-    ) -> tuple[Array, Array]:
-        """Run the layer over a sequence, keeping nothing.
-
-        Parameters
-        ----------
-        x : array_like
-            (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for one unbatched sequence, of the layer's
-            dtype. Or token ids of any integer dtype, each standing for a one-hot row: (T, B), (B, T) or
-            (T,). T and B may be 0.
-        h_0 : array_like, optional
-            Initial state (1, B, H), or (1, H) unbatched; zeros if not given.
-        threads : int, optional
-            How many threads may share the work; default ``BPTT_NUM_THREADS`` or else all usable cores. The
-            result doesn't depend on it.
-        check_finite : bool
-            Whether to look for NaN and infinities afterwards.
-
-        Returns
-        -------
-        y : ndarray
-            The state after every step: (T, B, H), (B, T, H) or (T, H).
-        h_n : ndarray
-            The last state: (1, B, H) or (1, H).
-
-        Raises
-        ------
-        TypeError
-            If x or h_0 has another dtype; the message says which cast to write.
-        ValueError
-            If a shape is wrong, or a token id is not in [0, I).
-        FloatingPointError
-            With `check_finite`, at the first time step that is not finite in x or y.
-        """
-        y, h_n, _, _ = self._run(x, h_0, False, threads, check_finite)
-        return y, h_n
-
     def record(
         self,
         x: npt.ArrayLike,
@@ -226,55 +186,44 @@ class RNN(Parametrised):
         )
         return y, h_n, tape
 
-    def _run(
-        self, x: Any, h_0: Any, keep: bool, threads: int | None, check_finite: bool
-    ) -> tuple[Array, Array, Any, bool]:
-        # Arguments that need no conversion are recognised here; anything else goes through `checks`, which
-        # converts or raises.
-        dtype = self.dtype
-        if (
-            type(x) is np.ndarray
-            and x.ndim == 3
-            and x.dtype == dtype
-            and x.shape[2] == self.input_size
-            and not self.batch_first
-            and x.flags.carray
-        ):
-            batched = True
-        else:
-            given = x
-            x, batched = checks.sequence(x, self.input_size, dtype, self.batch_first)
-            if keep and x.ndim == 2 and isinstance(given, np.ndarray) and np.may_share_memory(x, given):
-                x = x.copy()  # ids changed after they were checked would index outside weight_ih
-        B, H = x.shape[1], self.hidden_size
-        if h_0 is None:
-            state = np.zeros((B, H), dtype)
-        else:
-            if batched and checks.is_ready(h_0, dtype) and h_0.shape == (1, B, H):
-                state = h_0[0]
-            else:
-                state = checks.initial_state(h_0, B, H, dtype, batched)
-            if keep:
-                state = state.copy()
+    def freeze(self) -> FrozenRNN:
+        """Make an inference-only copy, which packs its weights once and not in every call.
 
-        y, (h_n,), saved = self._unroll(
-            self.nonlinearity,
-            x,
-            (state,),
-            self._weights(),
-            keep=keep,
-            threads=checks.resolve_threads(threads),
-        )
+        Returns
+        -------
+        FrozenRNN
+            A snapshot: what becomes of this layer's parameters afterwards does not reach it. It is called
+            like this layer and gives the same bits.
+        """
+        options = {name: getattr(self, name) for name in FrozenRNN._options}
+        return FrozenRNN(options, self.state_dict())
 
-        if check_finite:
-            checks.finite(x, state, y, batched)
-        if keep:
-            y.flags.writeable = False
-        if not batched:
-            return y[:, 0], h_n, saved, batched
-        return y.swapaxes(0, 1) if self.batch_first else y, h_n[np.newaxis], saved, batched
+    def stream(self, batch_size: int = 1, h_0: npt.ArrayLike | None = None) -> Stream:
+        """Make a stream, which takes one time step at a time and carries the state.
 
-    def _weights(self) -> Weights:
+        Parameters
+        ----------
+        batch_size : int
+            B, the number of sequences side by side.
+        h_0 : array_like, optional
+            Initial state (1, B, H), for one sequence also (1, H); zeros if not given.
+
+        Returns
+        -------
+        Stream
+            It works from a snapshot of the parameters. For many streams of one layer call `freeze` once, and
+            `FrozenRNN.stream` for each.
+
+        Raises
+        ------
+        TypeError
+            If `batch_size` is not an integer, or h_0 of another dtype.
+        ValueError
+            If `batch_size` is below 1, or h_0 of another shape.
+        """
+        return Stream(self.freeze(), batch_size, h_0)
+
+    def _weights(self, tokens: bool) -> Weights:
         """Return the parameters; checked only if an entry is another array than at the last call."""
         parameters, seen = self.parameters, self._seen
         get = parameters.get

@@ -17,6 +17,7 @@ from bptt.fitting import Epoch, History, Step, Steps, evaluate, fit
 from bptt.layers import RNN
 from bptt.objective import objective
 from bptt.readout import Linear
+from bptt.sampling import continuation
 
 __all__ = ["Epoch", "History", "Network", "NetworkGradients", "Step"]
 
@@ -430,14 +431,7 @@ class Network:
         steps = checks.integer("length", length, 0)
         temperature = number("temperature", temperature)
         rng = np.random.default_rng(checks.seed(seed))
-        drawn = np.empty(steps, np.int64)
-        h = None
-        for n in range(steps):
-            _, h = self.rnn(tokens, h, threads=1)  # (1, H)
-            s = self.readout(h[0], threads=1)  # (O,)
-            drawn[n] = _draw(s, temperature, rng)
-            tokens = drawn[n : n + 1]
-        return drawn
+        return np.fromiter(continuation(self, tokens, steps, temperature, rng), np.int64, steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file; see ``bptt.files.save_model``.
@@ -494,18 +488,3 @@ class Network:
             parts.append("many_to_one=True")
         parts.append(f"reduction={self.objective.reduction!r}")
         return f"Network({', '.join(parts)})"
-
-
-def _draw(s: Array, temperature: float, rng: np.random.Generator) -> int:
-    """Draw a class from softmax(s / temperature), s (O,); the likeliest for temperature 0."""
-    if not np.isfinite(s).all():
-        raise ValueError("sample: expected finite logits, got NaN or infinity from the network")
-    if temperature == 0:
-        return int(s.argmax())
-    s64 = s.astype(np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        # the maximum is subtracted first, so that no temperature makes an exponent overflow
-        cumulative = np.exp((s64 - s64.max()) / temperature).cumsum()
-    # the first class whose cumulative weight exceeds u, u uniform in [0, total)
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(drawn, len(s) - 1)

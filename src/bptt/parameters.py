@@ -1,4 +1,4 @@
-"""What RNN and Linear have in common: parameters that a user may edit, and everything else fixed."""
+"""What layers have in common: options fixed for life; parameters, which a user may edit or not."""
 
 from __future__ import annotations
 
@@ -20,10 +20,43 @@ if TYPE_CHECKING:
 RNN_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
-class Parametrised(ABC):
-    """Base of an object made of options, fixed for its life, and of named parameters, which a user may edit.
+class Fixed:
+    """Base of an object made of options, which a subclass names in `_options`, fixed for its life."""
 
-    A subclass names its options in `_options` and derives from them, in `_prepare`, what it needs besides.
+    __slots__ = ("__weakref__", "parameters")
+
+    _options: ClassVar[tuple[str, ...]] = ()
+    #: Said when somebody would put other `parameters` in place of these.
+    _instead: ClassVar[str] = ""
+    parameters: Mapping[str, Array]
+    dtype: np.dtype[Any]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A changed size would disagree with the parameters, and the ground floor trusts what is checked here.
+        # To set what is there already is fine: `rnn.parameters |= loaded` does.
+        fixed = name in self._options or name == "parameters"
+        if fixed and hasattr(self, name) and getattr(self, name) is not value:
+            hint = self._instead if name == "parameters" else ""
+            raise AttributeError(f"{name}: fixed when the {type(self).__name__} is made{hint}")
+        object.__setattr__(self, name, value)
+
+    def _represent(self, *positional: str, **defaults: Any) -> str:
+        """Return the call that makes such an object, without options that have their default value.
+
+        A default of ``...`` stands for an option that is always told.
+        """
+        options = [str(getattr(self, name)) for name in positional]
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if default is ... or value != default:
+                options.append(f"{name}={value}" if name == "dtype" else f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(options)})"
+
+
+class Parametrised(Fixed, ABC):
+    """Base of an object with named parameters, which a user may edit; its options are fixed.
+
+    A subclass derives from the options, in `_prepare`, what it needs besides.
 
     Attributes
     ----------
@@ -32,15 +65,14 @@ class Parametrised(ABC):
         afresh.
     """
 
-    __slots__ = ("__weakref__", "_seen", "_shapes", "parameters")
+    __slots__ = ("_seen", "_shapes")
 
-    _options: ClassVar[tuple[str, ...]] = ()
+    _instead = "; assign its entries"
     _shapes: dict[str, checks.Shape]
     # The arrays of the last call. One that had to be converted is not the user's, and so never taken for it:
     # the user's may have been edited since.
     _seen: Any
     parameters: dict[str, Array]
-    dtype: np.dtype[Any]
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -74,15 +106,6 @@ class Parametrised(ABC):
         for name, value in arrays.items():
             self.parameters[name][...] = value
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # A changed size would disagree with the parameters, and the ground floor trusts what is checked here.
-        # To set what is there already is fine: `rnn.parameters |= loaded` does.
-        fixed = name in self._options or name == "parameters"
-        if fixed and hasattr(self, name) and getattr(self, name) is not value:
-            hint = "; assign its entries" if name == "parameters" else ""
-            raise AttributeError(f"{name}: fixed when the {type(self).__name__} is made{hint}")
-        object.__setattr__(self, name, value)
-
     def __getstate__(self) -> dict[str, Any]:
         # A subclass of a user's may have a __dict__.
         own = {name: getattr(self, name) for name in (*self._options, "parameters")}
@@ -92,15 +115,3 @@ class Parametrised(ABC):
         for name, value in state.items():
             setattr(self, name, value)
         self._prepare()
-
-    def _represent(self, *positional: str, **defaults: Any) -> str:
-        """Return the call that makes such an object, without options that have their default value.
-
-        A default of ``...`` stands for an option that is always told.
-        """
-        options = [str(getattr(self, name)) for name in positional]
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if default is ... or value != default:
-                options.append(f"{name}={value}" if name == "dtype" else f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(options)})"

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bptt.arrays import Array, Tokens
+from bptt.sampling import continuation
 
 if TYPE_CHECKING:
     from bptt.network import Network
@@ -337,39 +338,5 @@ def continue_text(
         raise ValueError(f"temperature: expected a finite number of 0 or more, got {temperature}")
     start = next((c for c in "\n " if c in vocabulary.characters), vocabulary.characters[0])
     tokens = vocabulary.encode(prompt or start, name="prompt")
-    return _draw(network, vocabulary, tokens, length, temperature, np.random.default_rng(seed))
-
-
-def _draw(
-    network: Network,
-    vocabulary: Vocabulary,
-    tokens: Tokens,
-    length: int,
-    temperature: float,
-    rng: np.random.Generator,
-) -> Iterator[str]:
-    state = None
-    for _ in range(length):
-        _, state = network.rnn(tokens, state, threads=1)  # (1, H)
-        logits = network.readout(state[0], threads=1).astype(np.float64)  # (O,)
-        token = draw_token(logits, temperature, rng)
-        tokens = np.array([token], dtype=np.int64)
-        yield vocabulary.characters[token]
-
-
-def draw_token(logits: npt.NDArray[np.float64], temperature: float, rng: np.random.Generator) -> int:
-    """Draw a token with probability softmax(logits / temperature); temperature 0 takes the largest logit.
-
-    Raises
-    ------
-    ValueError
-        If a logit is not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise ValueError("model: expected finite outputs, got NaN or infinity")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    with np.errstate(over="ignore"):  # a tiny temperature: -inf is the right limit
-        scaled = (logits - logits.max()) / temperature
-    cumulative = np.cumsum(np.exp(scaled))
-    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")), len(logits) - 1)
+    rng = np.random.default_rng(seed)
+    return (vocabulary.characters[token] for token in continuation(network, tokens, length, temperature, rng))

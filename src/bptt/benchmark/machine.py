@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bptt import kernels
-from bptt.benchmark.rows import FORWARD, Row
+from bptt.arrays import Weights
+from bptt.benchmark.rows import FORWARD, STEP, Row
 
 _MARK = "BPTT_BENCH_THREADS"
 
@@ -84,7 +86,8 @@ def limits(row: Row) -> dict[str, float | None]:
     -------
     dict
         ``fma_peak``, operations a second of bptt's bare tile; ``read_bandwidth``, bytes a second read from a
-        block of the size of weight_hh, for forward calls of one batch row, None for others.
+        block of the size of weight_hh, for forward calls of one batch row, None for others; ``kernel_step``,
+        seconds that a single step takes inside bptt's kernel, None for other rows.
     """
     dtype = np.dtype(row.dtype)
     size = row.shape.H**2 * dtype.itemsize
@@ -92,7 +95,19 @@ def limits(row: Row) -> dict[str, float | None]:
     return {
         "fma_peak": float(kernels.fma_peak(dtype.type)),
         "read_bandwidth": float(kernels.read_bandwidth(size)) if one_row else None,
+        "kernel_step": _kernel_step(row) if row.case == STEP else None,
     }
+
+
+def _kernel_step(row: Row) -> float:
+    _, B, I, H = row.shape
+    uniform = np.random.default_rng(0).uniform
+    bound = 1 / math.sqrt(H)
+    weights = Weights(*(uniform(-bound, bound, size).astype(row.dtype) for size in ((H, I), (H, H), H, H)))
+    stepper = kernels.Stepper("tanh", weights, (np.zeros((B, H), row.dtype),))
+    x = uniform(-1, 1, (B, I)).astype(row.dtype)
+    rounds = int(2e-3 / kernels.step_seconds(stepper, x, rounds=10)) + 1
+    return float(kernels.step_seconds(stepper, x, rounds=rounds))
 
 
 def describe() -> dict[str, str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bptt.benchmark.peers import PEERS
-from bptt.benchmark.rows import CASES, DTYPES, STEP, Row, Shape, flops, group_name
+from bptt.benchmark.rows import CASES, DTYPES, STEP, Row, Shape, flops, group_name, step_allowed
 
-COLUMNS = ("bptt", "bptt-1-thread", "bptt-default-threads", *PEERS, "reference")
+COLUMNS = ("bptt", "bptt-frozen", "bptt-1-thread", "bptt-default-threads", *PEERS, "reference")
 NOTHING = "–"
 
 
@@ -31,6 +31,7 @@ class Measurement:
     fma_peak: float = float("nan")
     read_bandwidth: float | None = None
     least: float | None = None
+    kernel_step: float | None = None
 
     @property
     def group(self) -> str:
@@ -52,7 +53,14 @@ class Measurement:
 
     @property
     def fraction_of_limit(self) -> float | None:
-        """Return the fraction of the read bandwidth for one batch row, else of the FMA peak."""
+        """Return the fraction of the read bandwidth for one batch row, else of the FMA peak.
+
+        For a single step, the time it may take divided by the time it takes.
+        """
+        if self.case == STEP:
+            if self.kernel_step is None:
+                return None
+            return step_allowed(self.shape, self.kernel_step) / self.seconds
         return self.fraction_of_bandwidth if self.shape.B == 1 else self.fraction_of_peak
 
 
@@ -156,6 +164,7 @@ def _measurement(entry: Mapping[str, Any]) -> Measurement:
         info["fma_peak"],
         info["read_bandwidth"],
         stats["min"],
+        info.get("kernel_step"),
     )
 
 

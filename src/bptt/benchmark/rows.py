@@ -40,7 +40,8 @@ class Row:
     """One line of a comparison: what is run, and the ratio to be reached if there is one.
 
     ``ratio`` is the time of ``over`` (the fastest peer unless named) divided by the time of ``ours``;
-    ``limit`` is the fraction to reach of the hardware's limit: the read bandwidth for B=1, else the FMA peak.
+    ``limit`` is the fraction to reach of the hardware's limit: the read bandwidth for B=1, else the FMA peak;
+    for a single step, of `step_allowed` over the time it takes.
     """
 
     case: str
@@ -71,6 +72,11 @@ def flops(case: str, shape: Shape) -> int:
     T, B, I, H = shape
     forward = 2 * T * B * (I + H) * H
     return 3 * forward if case == BACKWARD else forward
+
+
+def step_allowed(shape: Shape, kernel_step: float) -> float:
+    """Return the seconds that a single step may take, of which ``kernel_step`` go by inside the kernel."""
+    return 1.5e-6 if shape.H <= 32 else 1.5e-6 + 1.15 * kernel_step
 
 
 def parse_choices(name: str, text: str, allowed: tuple[str, ...]) -> tuple[str, ...]:

@@ -47,6 +47,9 @@ _module = importlib.import_module(f"bptt.kernels._{variant}")
 
 CELLS: tuple[str, ...] = _module.CELLS
 unroll = _module.unroll
+pack = _module.pack_weights
+Stepper = _module.Stepper
+short_call = _module.short_call
 bptt = _module.bptt
 affine = _module.affine
 affine_backward = _module.affine_backward
@@ -54,6 +57,7 @@ softmax_cross_entropy = _module.softmax_cross_entropy
 elementwise = _module.elementwise
 fma_peak = _module.fma_peak
 read_bandwidth = _module.read_bandwidth
+step_seconds = _module.step_seconds
 
 
 def processor() -> str:
@@ -88,6 +92,7 @@ def info() -> dict[str, Any]:
 __all__ = [
     "CELLS",
     "VARIANTS",
+    "Stepper",
     "affine",
     "affine_backward",
     "available",
@@ -96,9 +101,12 @@ __all__ = [
     "elementwise",
     "fma_peak",
     "info",
+    "pack",
     "processor",
     "read_bandwidth",
+    "short_call",
     "softmax_cross_entropy",
+    "step_seconds",
     "unroll",
     "variant",
 ]

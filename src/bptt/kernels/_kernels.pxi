@@ -6,7 +6,7 @@ from libc.stddef cimport ptrdiff_t
 from time import perf_counter
 
 from numpy import dtype as as_dtype
-from numpy import empty
+from numpy import empty, ndarray
 
 from bptt.arrays import Weights
 from bptt.kernels._activations cimport (
@@ -20,6 +20,7 @@ from bptt.kernels._tile cimport *
 include "_job.pxi"
 include "_panels.pxi"
 include "_unroll.pxi"
+include "_stream.pxi"
 include "_bptt.pxi"
 include "_affine.pxi"
 include "_losses.pxi"

@@ -11,6 +11,7 @@ cdef class Panels:
 
     cdef Memory memory
     cdef int cell
+    cdef bint odd  # the next time step walks the panels backwards
     cdef bint double
     cdef bint tokens
     cdef bint has_bias_ih
@@ -39,6 +40,15 @@ cdef class Panels:
         else:
             self.fill[float](<float *> NULL, buffers.read(weight_ih), buffers.read(weight_hh),
                              buffers.read(bias_ih), buffers.read(bias_hh), forward, backward)
+
+    cdef bint turn(self, ptrdiff_t T) noexcept nogil:
+        """Whether the first of the next T steps walks the panels backwards: every other step ever made does.
+
+        Calls that run at once may both take the same turn; it changes no sum.
+        """
+        cdef bint odd = self.odd
+        self.odd = (odd + T) & 1
+        return odd
 
     cdef int fill(self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh, bint forward,
                   bint backward) except -1:
@@ -105,3 +115,32 @@ cdef class Panels:
 
 CELL_CODES = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "identity": IDENTITY}
 CELLS = tuple(CELL_CODES)
+
+
+def pack_weights(str cell, weights, *, bint tokens=False):
+    """Weights packed once for many forward passes: a snapshot that `unroll` and `Stepper` take instead of them.
+
+    Parameters
+    ----------
+    cell : {"tanh", "relu", "sigmoid", "identity"}
+    weights : Weights
+    tokens : bool
+        For token ids instead of numbers.
+
+    Returns
+    -------
+    Panels
+        May be used by several threads at once.
+    """
+    return Panels(cell, weights, tokens, True, False)
+
+
+cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep):
+    """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
+    if not isinstance(weights, Panels):
+        return Panels(cell, weights, tokens, True, keep)
+    cdef Panels panels = weights
+    if (panels.hh == NULL or panels.cell != CELL_CODES[cell] or panels.tokens != tokens
+            or itemsize != (8 if panels.double else 4)):
+        raise ValueError("weights: expected ones packed for this cell, dtype and kind of x, got others")
+    return panels

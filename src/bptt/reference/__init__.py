@@ -4,15 +4,31 @@
 the standard library and each other; ``boundary`` converts arrays. Slow, and meant to be read.
 """
 
-from .boundary import Saved, affine, affine_backward, bptt, softmax_cross_entropy, terms, unroll
+from .boundary import (
+    Packed,
+    Saved,
+    Stepper,
+    affine,
+    affine_backward,
+    bptt,
+    pack,
+    short_call,
+    softmax_cross_entropy,
+    terms,
+    unroll,
+)
 from .cells import CELLS
 
 __all__ = [
     "CELLS",
+    "Packed",
     "Saved",
+    "Stepper",
     "affine",
     "affine_backward",
     "bptt",
+    "pack",
+    "short_call",
     "softmax_cross_entropy",
     "terms",
     "unroll",

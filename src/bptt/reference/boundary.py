@@ -56,11 +56,46 @@ def _copy(weights: Weights) -> Weights:
     )
 
 
+class Packed(NamedTuple):
+    """Weights as nested lists."""
+
+    cell: str
+    tokens: bool
+    dtype: np.dtype[Any]
+    parameters: Parameters
+
+
+def pack(cell: str, weights: Weights, *, tokens: bool = False) -> Packed:
+    """Convert the weights once, for calls of :func:`unroll` with ``keep=False`` or for a :class:`Stepper`.
+
+    Parameters
+    ----------
+    cell : {"tanh", "relu", "sigmoid", "identity"}
+    weights : Weights
+    tokens : bool
+        For token ids instead of floats.
+
+    Returns
+    -------
+    Packed
+        A snapshot.
+    """
+    return Packed(cell, tokens, weights.weight_hh.dtype, _lists(weights))
+
+
+def _packed_for(cell: str, weights: Weights | Packed, tokens: bool, dtype: np.dtype[Any]) -> Parameters:
+    if not isinstance(weights, Packed):
+        return _lists(weights)
+    if (weights.cell, weights.tokens, weights.dtype) != (cell, tokens, dtype):
+        raise ValueError("weights: expected ones packed for this cell, dtype and kind of x, got others")
+    return weights.parameters
+
+
 def unroll(
     cell: str,
     x: Array | Tokens,
     state: tuple[Array],
-    weights: Weights,
+    weights: Weights | Packed,
     *,
     keep: bool = True,
     threads: int = 1,
@@ -74,7 +109,8 @@ def unroll(
         (T, B, I) of the weights' dtype, or (T, B) int64 token ids in [0, I), which stand for one-hot rows.
     state : (ndarray,)
         (h_0,), h_0 (B, H).
-    weights : Weights
+    weights : Weights or Packed
+        From :func:`pack` only without `keep`.
     keep : bool
         Whether to return what :func:`bptt` needs.
     threads : int
@@ -92,19 +128,86 @@ def unroll(
     Raises
     ------
     ValueError
-        For another cell.
+        For another cell, or weights packed for something else.
+    TypeError
+        For packed weights with `keep`.
 
     Notes
     -----
     Source: docs/equations.md, "Forward".
     """
+    if keep and isinstance(weights, Packed):
+        raise TypeError(
+            "weights: expected Weights for keep=True, got packed ones, which are for the forward pass only"
+        )
     (h_0,) = state
-    y_lists = unroll_lists(cell, x.tolist(), h_0.tolist(), _lists(weights))
+    parameters = _packed_for(cell, weights, x.dtype.kind == "i", h_0.dtype)
+    y_lists = unroll_lists(cell, x.tolist(), h_0.tolist(), parameters)
     y = _array(y_lists, (x.shape[0], *h_0.shape), h_0.dtype)
     h_n = (y[-1] if len(y) else h_0).copy()
-    if not keep:
+    if isinstance(weights, Packed) or not keep:
         return y, (h_n,), None
     return y, (h_n,), Saved(x, (h_0.copy(),), y, _copy(weights))
+
+
+def short_call(weights: Packed, x: Any, h_0: Any) -> None:
+    """No call is a short one here: use :func:`unroll`."""
+
+
+class Stepper:
+    """The state of B sequences, carried on one time step at a time.
+
+    The state is kept in floats and not rounded to float32 from step to step, just as in :func:`unroll`.
+
+    Parameters
+    ----------
+    cell : {"tanh", "relu", "sigmoid", "identity"}
+    weights : Weights or Packed
+    state : (ndarray,)
+        (h_0,), h_0 (B, H); copied.
+    tokens : bool
+        Whether steps take token ids.
+    """
+
+    def __init__(
+        self, cell: str, weights: Weights | Packed, state: tuple[Array], *, tokens: bool = False
+    ) -> None:
+        (h_0,) = state
+        self._cell, self._tokens = cell, tokens
+        self._parameters = _packed_for(cell, weights, tokens, h_0.dtype)
+        self._shape, self._dtype = h_0.shape, h_0.dtype
+        x_dtype = np.dtype(np.int64) if tokens else h_0.dtype
+        self._x_form = h_0.shape[:1] if tokens else (len(h_0), len(self._parameters.weight_ih[0])), x_dtype
+        self._h = h_0.tolist()
+
+    @property
+    def state(self) -> tuple[Array]:
+        """(h,), h (B, H), a copy."""
+        return (_array(self._h, self._shape, self._dtype),)
+
+    @state.setter
+    def state(self, state: tuple[Array]) -> None:
+        self._h = state[0].tolist()
+
+    def step(self, x: Any, out: Any = None) -> Array | None:
+        """One time step: h_t = f(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh).
+
+        Parameters
+        ----------
+        x : ndarray
+            (B, I), or (B,) int64 token ids in [0, I). `out` is not taken.
+
+        Returns
+        -------
+        ndarray or None
+            (B, H). None if an argument has another form; nothing was done then.
+        """
+        if out is not None or type(x) is not np.ndarray or (x.shape, x.dtype) != self._x_form:
+            return None
+        if self._tokens and not ((x >= 0) & (x < len(self._parameters.weight_ih[0]))).all():
+            return None
+        (self._h,) = unroll_lists(self._cell, [x.tolist()], self._h, self._parameters)
+        return _array(self._h, self._shape, self._dtype)
 
 
 def bptt(

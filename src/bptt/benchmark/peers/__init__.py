@@ -17,8 +17,8 @@ from bptt.benchmark.rows import Row
 
 #: Those the best peer is chosen from.
 PEERS = ("numpy", "torch", "onnxruntime", "jax")
-#: Our own: called with the run's number of threads, with one, with the default; the pure-Python reference.
-OWN = ("bptt", "bptt-1-thread", "bptt-default-threads", "reference")
+#: Our own: called with the run's number of threads, frozen, with one thread, with the default; the reference.
+OWN = ("bptt", "bptt-frozen", "bptt-1-thread", "bptt-default-threads", "reference")
 NAMES = PEERS + OWN
 
 # name -> (module of this package, distributions without which it is absent)

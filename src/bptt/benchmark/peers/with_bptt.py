@@ -9,7 +9,7 @@ from typing import Any, Literal
 import bptt
 from bptt.benchmark.peers.base import Implementation
 from bptt.benchmark.problem import Problem, Run
-from bptt.benchmark.rows import BACKWARD, STEP, Shape, flops
+from bptt.benchmark.rows import BACKWARD, FORWARD, STEP, Shape, flops
 
 # About 0.1 s of Python floats.
 _REFERENCE_FLOPS = 1_000_000
@@ -28,9 +28,11 @@ def _build(
     *,
     backend: Literal["kernels", "reference"] = "kernels",
     use: Callable[[int], int | None] = lambda threads: threads,
+    frozen: bool = False,
 ) -> Run:
     rnn, x, h, dy = _layer(p, backend), p.x, p.h_0[None], p.dy
     used = use(threads)
+    run = rnn.freeze() if frozen else rnn
     if p.case == BACKWARD:
 
         def backward() -> Any:
@@ -47,21 +49,22 @@ def _build(
             },
         )
     if p.case == STEP:
-
-        def step() -> Any:
-            nonlocal h
-            _, h = rnn(x, h, threads=used)
-            return h
-
-        return Run(step, lambda h_n: {"h_n": h_n[0]})
+        step, x_t = rnn.stream(p.shape.B, h).step, x[0]
+        return Run(lambda: step(x_t), lambda y_t: {"h_n": y_t})
     return Run(
-        lambda: rnn(x, h, threads=used),
+        lambda: run(x, h, threads=used),
         lambda result: {"y": result[0], "h_n": result[1][0]},
     )
 
 
 def _too_long(case: str, shape: Shape, dtype: str) -> str | None:
     return "pure Python: small shapes only" if flops(case, shape) > _REFERENCE_FLOPS else None
+
+
+def _forward_only(case: str, shape: Shape, dtype: str) -> str | None:
+    if case == FORWARD:
+        return None
+    return "has no backward pass" if case == BACKWARD else "steps with the stream that bptt is timed with"
 
 
 def _one(threads: int) -> int | None:
@@ -76,6 +79,7 @@ IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
         Implementation("bptt", bptt.__version__, _build),
+        Implementation("bptt-frozen", bptt.__version__, partial(_build, frozen=True), _forward_only),
         Implementation("bptt-1-thread", bptt.__version__, partial(_build, use=_one)),
         Implementation("bptt-default-threads", bptt.__version__, partial(_build, use=_default)),
         Implementation("reference", bptt.__version__, partial(_build, backend="reference"), _too_long),

@@ -1,0 +1,79 @@
+"""Drawing tokens from a network's predictions, each from the one after those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bptt.arrays import Array, Tokens
+    from bptt.network import Network
+
+
+def draw(s: Array, temperature: float, rng: np.random.Generator) -> int:
+    """Draw a class with probability softmax(s / temperature).
+
+    Parameters
+    ----------
+    s : ndarray
+        (O,) logits.
+    temperature : float
+        0 takes the largest logit, the first of several equal ones, and draws nothing.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    int
+        In [0, O).
+
+    Raises
+    ------
+    ValueError
+        If a logit is not finite.
+    """
+    if not np.isfinite(s).all():
+        raise ValueError("sample: expected finite logits, got NaN or infinity from the network")
+    if temperature == 0:
+        return int(s.argmax())
+    s64 = s.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        # the maximum is subtracted first, so that no temperature makes an exponent overflow
+        cumulative = np.exp((s64 - s64.max()) / temperature).cumsum()
+    # the first class whose cumulative weight exceeds u, u uniform in [0, total)
+    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    return min(drawn, len(s) - 1)
+
+
+def continuation(
+    network: Network, prompt: Tokens, length: int, temperature: float, rng: np.random.Generator
+) -> Iterator[int]:
+    """Draw the tokens that follow a prompt, one by one.
+
+    Parameters
+    ----------
+    network : Network
+        Of as many outputs as inputs. A snapshot of its recurrent layer is taken at the first token.
+    prompt : ndarray of integers
+        (P,) token ids, P >= 1.
+    length : int
+        Tokens to draw.
+    temperature : float
+        As in `draw`.
+    rng : numpy.random.Generator
+
+    Yields
+    ------
+    int
+        A token.
+    """
+    if length < 1:
+        return
+    _, h_n = network.rnn(prompt, threads=1)  # (1, H)
+    stream, h = network.rnn.stream(h_0=h_n), h_n[0]
+    for n in range(length):
+        token = draw(network.readout(h, threads=1), temperature, rng)
+        yield token
+        if n + 1 < length:
+            stream.step(token, out=h)
