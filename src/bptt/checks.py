@@ -33,6 +33,7 @@ Shape = tuple[tuple[int, ...], str]
 # ---------------------------------------------------------------------------------------------- options
 
 
+@functools.cache  # asked in every call of a tape
 def resolve_backend(name: str) -> Backend:
     """Return the module that does the work: ``bptt.kernels`` or ``bptt.reference``.
 
@@ -85,6 +86,8 @@ def resolve_threads(threads: int | None) -> int:
     """
     if threads is None:
         return default_threads()
+    if type(threads) is int and threads > 0:
+        return threads
     return integer("threads", threads)
 
 

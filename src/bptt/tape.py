@@ -138,7 +138,11 @@ class Tape:
         y = saved.y
         T, B, H = y.shape
         if dy is not None and not (
-            self.batched and not self.batch_first and checks.is_ready(dy, y.dtype) and np.shape(dy) == y.shape
+            self.batched
+            and not self.batch_first
+            and type(dy) is np.ndarray
+            and dy.shape == y.shape
+            and checks.is_ready(dy, y.dtype)
         ):
             shape = checks.output_shape(T, B, H, self.batched, self.batch_first)
             dy = self._inward(checks.floats("dy", dy, shape, y.dtype))

@@ -36,6 +36,13 @@
 #define TILE_UNROLL
 #endif
 
+/* Each tile a function of its own: inlined into one, they share a frame and its costs (2% at H = 64). */
+#if defined(__GNUC__)
+#define TILE_FUNCTION static __attribute__((noinline))
+#else
+#define TILE_FUNCTION static
+#endif
+
 /* Into the second-level cache, for the block after this one. */
 #if defined(__GNUC__)
 #define TILE_PREFETCH(p) __builtin_prefetch(p, 0, 2)
@@ -64,7 +71,7 @@
 
 /* ahead: a vector column of the block that comes next, with this panel's stride, or NULL. */
 #define TILE_DEFINE(P, REAL, V, L, CHAINS, WIDTH, ROWS)                                                \
-    LANES_INLINE void P##_tile_##CHAINS##_##WIDTH##_##ROWS(                                            \
+    TILE_FUNCTION void P##_tile_##CHAINS##_##WIDTH##_##ROWS(                                            \
         const REAL *a, ptrdiff_t a_row, ptrdiff_t a_k, const REAL *panel, ptrdiff_t panel_k,           \
         ptrdiff_t K, REAL *c,                                                                          \
         ptrdiff_t ldc, ptrdiff_t tail, int start, const REAL *bias, const REAL *ahead)                 \
