@@ -18,6 +18,7 @@ DIRECTIVES = {
     "initializedcheck": False,
     "embedsignature": True,
     "embedsignature.format": "python",
+    "autotestdict": False,
 }
 
 MSVC = sys.platform == "win32"
