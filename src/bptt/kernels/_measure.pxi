@@ -9,7 +9,7 @@ cdef void peak_loop(const real *a, const real *panel, real *c, ptrdiff_t rounds)
              <const real *> NULL, <const real *> NULL)
 
 
-def fma_peak(dtype, *, int rounds=2000, int repeats=7):
+def fma_peak(dtype, *, int rounds=2000, int repeats=15):
     """Floating-point operations a second of the bare tile, panel and rows in the nearest caches.
 
     Parameters
@@ -18,14 +18,14 @@ def fma_peak(dtype, *, int rounds=2000, int repeats=7):
     rounds : int
         Tiles in one timing.
     repeats : int
-        Timings; the best counts.
+        Timings; the median counts, as the clock moves for the calls that this is compared with, too.
     """
     cdef Memory memory = Memory(3 * BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float))
     cdef ptrdiff_t L = LANES_F64 if as_dtype(dtype).itemsize == 8 else LANES_F32
     cdef size_t part = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
     cdef bint double = as_dtype(dtype).itemsize == 8
     memset(memory.aligned, 0, 3 * part)
-    best = float("inf")
+    times = []
     for _ in range(repeats):
         start = perf_counter()
         with nogil:
@@ -35,8 +35,8 @@ def fma_peak(dtype, *, int rounds=2000, int repeats=7):
             else:
                 peak_loop(<float *> (memory.aligned + part), <float *> memory.aligned,
                           <float *> (memory.aligned + 2 * part), rounds)
-        best = min(best, perf_counter() - start)
-    return 2.0 * TILE_HEIGHT * TILE_WIDTH * L * BLOCK_K * rounds / best
+        times.append(perf_counter() - start)
+    return 2.0 * TILE_HEIGHT * TILE_WIDTH * L * BLOCK_K * rounds / median(times)
 
 
 cdef float read_loop(const float *p, ptrdiff_t n, ptrdiff_t rounds) noexcept nogil:
@@ -55,20 +55,24 @@ cdef float read_loop(const float *p, ptrdiff_t n, ptrdiff_t rounds) noexcept nog
     return out[0]
 
 
-def read_bandwidth(ptrdiff_t size, *, int repeats=7):
-    """Bytes a second that vector loads read, over and over, from a block of `size` bytes."""
+def read_bandwidth(ptrdiff_t size, *, int repeats=15):
+    """Bytes a second (median) that vector loads read, over and over, from a block of `size` bytes."""
     cdef ptrdiff_t step = 4 * LANES_F32, n = max(step, size // 4 // step * step)
     cdef ptrdiff_t rounds = max(<ptrdiff_t> 1, (1 << 26) // (4 * n))
     cdef Memory memory = Memory(4 * n)
     cdef float sink = 0
     memset(memory.aligned, 0, 4 * n)
-    best = float("inf")
+    times = []
     for _ in range(repeats):
         start = perf_counter()
         with nogil:
             sink = read_loop(<float *> memory.aligned, n, rounds)
-        best = min(best, perf_counter() - start)
-    return 4.0 * n * rounds / best + 0 * sink
+        times.append(perf_counter() - start)
+    return 4.0 * n * rounds / median(times) + 0 * sink
+
+
+cdef double median(list values):
+    return sorted(values)[len(values) // 2]
 
 
 cdef void evaluate(int function, real *v, ptrdiff_t n) noexcept nogil:
