@@ -7,7 +7,7 @@ cdef enum:
     ROWS_AHEAD_LARGE = 384  # for a weight_ih too large for the caches
     # Batch rows that go through all their steps together: more where the weights are too large for the caches
     # and every step reads them anew.
-    ROWS_TOGETHER = 48
+    ROWS_TOGETHER = 64
     ROWS_TOGETHER_LARGE = 96
     # Operations under which waking another thread costs more than it brings.
     WORK_TO_SHARE = 20_000_000
