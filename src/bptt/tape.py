@@ -154,7 +154,7 @@ class Tape:
         dx, (dh_0,), dweights = checks.resolve_backend(self.backend).bptt(
             self.nonlinearity,
             saved,
-            dy,  # type: ignore[arg-type]  # an array by now
+            dy,
             dfinal_state,
             depth=None if depth is None else checks.integer("depth", depth),
             threads=checks.resolve_threads(threads),

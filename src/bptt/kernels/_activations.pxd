@@ -6,7 +6,7 @@ that NaN passes: where_gt(a, b, x, y) takes y where a comparison with NaN fails.
 
 from libc.stddef cimport ptrdiff_t
 
-from bptt.kernels._tile cimport lanes_f32, lanes_f64, lanes_of, real, LANES_F32, LANES_F64
+from bptt.kernels._tile cimport LANES_F32, LANES_F64, lanes_f32, lanes_f64, real
 
 cdef extern from "_lanes.h" nogil:
     const float LANES_MAGIC_F32
@@ -22,9 +22,7 @@ cdef extern from "_lanes.h" nogil:
     lanes_f32 f32_exp2_whole(lanes_f32 shifted)
     lanes_f32 f32_scale(lanes_f32 v, lanes_f32 shifted)
     lanes_f64 f64_splat(double s)
-    lanes_f64 f64_load(const double *p)
     lanes_f64 f64_load_part(const double *p, ptrdiff_t n)
-    void f64_store(double *p, lanes_f64 v)
     void f64_store_part(double *p, lanes_f64 v, ptrdiff_t n)
     lanes_f64 f64_abs(lanes_f64 v)
     lanes_f64 f64_copysign(lanes_f64 v, lanes_f64 sign)
@@ -57,6 +55,22 @@ cdef inline lanes absolute(lanes v) noexcept nogil:
         return f32_abs(v)
     else:
         return f64_abs(v)
+
+
+# A pointer to lanes steps by whole vectors: p[i] is the i-th vector of a row.  The last one of a row may be a part.
+
+cdef inline lanes load_part(const lanes *p, ptrdiff_t n) noexcept nogil:
+    if lanes is lanes_f32:
+        return f32_load_part(<const float *> p, n)
+    else:
+        return f64_load_part(<const double *> p, n)
+
+
+cdef inline void store_part(lanes *p, lanes v, ptrdiff_t n) noexcept nogil:
+    if lanes is lanes_f32:
+        f32_store_part(<float *> p, v, n)
+    else:
+        f64_store_part(<double *> p, v, n)
 
 
 # ---------------------------------------------------------------- functions
@@ -174,3 +188,22 @@ cdef inline lanes sigmoid_(lanes x) noexcept nogil:
 cdef inline lanes relu_(lanes x) noexcept nogil:
     cdef lanes zero = splat(<lanes *> NULL, 0.0)
     return where_gt(zero, x, zero, x)
+
+
+cdef inline void exp_vectors(
+    const lanes *x, double shift, lanes *out, ptrdiff_t whole, ptrdiff_t tail
+) noexcept nogil:
+    cdef lanes by = splat(<lanes *> NULL, shift)
+    cdef ptrdiff_t i
+    for i in range(whole):
+        out[i] = exp_(x[i] - by)
+    if tail:
+        store_part(out + whole, exp_(load_part(x + whole, tail) - by), tail)
+
+
+cdef inline void exp_row(const real *x, real shift, real *out, ptrdiff_t n) noexcept nogil:
+    """out[:n] = exp(x[:n] - shift); out may be x."""
+    if real is float:
+        exp_vectors(<const lanes_f32 *> x, shift, <lanes_f32 *> out, n // LANES_F32, n % LANES_F32)
+    else:
+        exp_vectors(<const lanes_f64 *> x, shift, <lanes_f64 *> out, n // LANES_F64, n % LANES_F64)

@@ -2,10 +2,7 @@
 
 from libc.stddef cimport ptrdiff_t
 
-from bptt.kernels._activations cimport (
-    f32_load, f32_load_part, f32_store, f32_store_part, f64_load, f64_load_part, f64_store, f64_store_part, lanes,
-    relu_, sigmoid_, splat, tanh_, where_gt,
-)
+from bptt.kernels._activations cimport lanes, load_part, relu_, sigmoid_, splat, store_part, tanh_, where_gt
 from bptt.kernels._tile cimport LANES_F32, LANES_F64, lanes_f32, lanes_f64, real
 
 cdef enum:
@@ -39,74 +36,69 @@ cdef inline lanes activation_backward(int cell, lanes dh, lanes h) noexcept nogi
     return dh
 
 
-cdef inline void forward_loop(int cell, real *h, ptrdiff_t n) noexcept nogil:
-    cdef ptrdiff_t i = 0
-    if real is float:
-        while i + LANES_F32 <= n:
-            f32_store(h + i, activation[lanes_f32](cell, f32_load(h + i)))
-            i += LANES_F32
-        if i < n:
-            f32_store_part(h + i, activation[lanes_f32](cell, f32_load_part(h + i, n - i)), n - i)
-    else:
-        while i + LANES_F64 <= n:
-            f64_store(h + i, activation[lanes_f64](cell, f64_load(h + i)))
-            i += LANES_F64
-        if i < n:
-            f64_store_part(h + i, activation[lanes_f64](cell, f64_load_part(h + i, n - i)), n - i)
+cdef inline void forward_loop(int cell, lanes *h, ptrdiff_t whole, ptrdiff_t tail) noexcept nogil:
+    cdef ptrdiff_t i
+    for i in range(whole):
+        h[i] = activation(cell, h[i])
+    if tail:
+        store_part(h + whole, activation(cell, load_part(h + whole, tail)), tail)
+
+
+cdef inline void forward_vectors(int cell, lanes *h, ptrdiff_t whole, ptrdiff_t tail) noexcept nogil:
+    # the choice outside the loop: each loop is one activation, inlined
+    if cell == TANH:
+        forward_loop(TANH, h, whole, tail)
+    elif cell == RELU:
+        forward_loop(RELU, h, whole, tail)
+    elif cell == SIGMOID:
+        forward_loop(SIGMOID, h, whole, tail)
 
 
 cdef inline void cell_forward(int cell, real *h, ptrdiff_t n) noexcept nogil:
     """h[:n] = f(h[:n]).  INOUT h: pre-activations in, states out."""
-    # the choice outside the loop: each loop is one activation, inlined
-    if cell == TANH:
-        forward_loop(TANH, h, n)
-    elif cell == RELU:
-        forward_loop(RELU, h, n)
-    elif cell == SIGMOID:
-        forward_loop(SIGMOID, h, n)
+    if real is float:
+        forward_vectors(cell, <lanes_f32 *> h, n // LANES_F32, n % LANES_F32)
+    else:
+        forward_vectors(cell, <lanes_f64 *> h, n // LANES_F64, n % LANES_F64)
 
 
 cdef inline void backward_loop(
-    int cell, real *da, const real *carry, const real *dy, const real *h, ptrdiff_t n
+    int cell, lanes *da, const lanes *carry, const lanes *dy, const lanes *h, ptrdiff_t whole, ptrdiff_t tail
 ) noexcept nogil:
-    cdef ptrdiff_t i = 0
-    cdef lanes_f32 g32
-    cdef lanes_f64 g64
-    if real is float:
-        while i + LANES_F32 <= n:
-            g32 = f32_load(carry + i)
-            if dy != NULL:
-                g32 = f32_load(dy + i) + g32
-            f32_store(da + i, activation_backward[lanes_f32](cell, g32, f32_load(h + i)))
-            i += LANES_F32
-        if i < n:
-            g32 = f32_load_part(carry + i, n - i)
-            if dy != NULL:
-                g32 = f32_load_part(dy + i, n - i) + g32
-            f32_store_part(da + i, activation_backward[lanes_f32](cell, g32, f32_load_part(h + i, n - i)), n - i)
+    cdef ptrdiff_t i
+    cdef lanes dh
+    for i in range(whole):
+        dh = carry[i]
+        if dy != NULL:
+            dh = dy[i] + dh
+        da[i] = activation_backward(cell, dh, h[i])
+    if tail:
+        dh = load_part(carry + whole, tail)
+        if dy != NULL:
+            dh = load_part(dy + whole, tail) + dh
+        store_part(da + whole, activation_backward(cell, dh, load_part(h + whole, tail)), tail)
+
+
+cdef inline void backward_vectors(
+    int cell, lanes *da, const lanes *carry, const lanes *dy, const lanes *h, ptrdiff_t whole, ptrdiff_t tail
+) noexcept nogil:
+    if cell == TANH:
+        backward_loop(TANH, da, carry, dy, h, whole, tail)
+    elif cell == RELU:
+        backward_loop(RELU, da, carry, dy, h, whole, tail)
+    elif cell == SIGMOID:
+        backward_loop(SIGMOID, da, carry, dy, h, whole, tail)
     else:
-        while i + LANES_F64 <= n:
-            g64 = f64_load(carry + i)
-            if dy != NULL:
-                g64 = f64_load(dy + i) + g64
-            f64_store(da + i, activation_backward[lanes_f64](cell, g64, f64_load(h + i)))
-            i += LANES_F64
-        if i < n:
-            g64 = f64_load_part(carry + i, n - i)
-            if dy != NULL:
-                g64 = f64_load_part(dy + i, n - i) + g64
-            f64_store_part(da + i, activation_backward[lanes_f64](cell, g64, f64_load_part(h + i, n - i)), n - i)
+        backward_loop(IDENTITY, da, carry, dy, h, whole, tail)
 
 
 cdef inline void cell_backward(
     int cell, real *da, const real *carry, const real *dy, const real *h, ptrdiff_t n
 ) noexcept nogil:
     """da = (dy + carry) f'(a).  OUT da (may be carry itself); IN carry, dy (NULL: 0), h."""
-    if cell == TANH:
-        backward_loop(TANH, da, carry, dy, h, n)
-    elif cell == RELU:
-        backward_loop(RELU, da, carry, dy, h, n)
-    elif cell == SIGMOID:
-        backward_loop(SIGMOID, da, carry, dy, h, n)
+    if real is float:
+        backward_vectors(cell, <lanes_f32 *> da, <const lanes_f32 *> carry, <const lanes_f32 *> dy,
+                         <const lanes_f32 *> h, n // LANES_F32, n % LANES_F32)
     else:
-        backward_loop(IDENTITY, da, carry, dy, h, n)
+        backward_vectors(cell, <lanes_f64 *> da, <const lanes_f64 *> carry, <const lanes_f64 *> dy,
+                         <const lanes_f64 *> h, n // LANES_F64, n % LANES_F64)

@@ -9,10 +9,7 @@ from numpy import dtype as as_dtype
 from numpy import empty, ndarray
 
 from bptt.arrays import Weights
-from bptt.kernels._activations cimport (
-    exp_, exp_f32, exp_f64, f32_load, f32_load_part, f32_splat, f32_store, f32_store_part, f64_load, f64_load_part,
-    f64_splat, f64_store, f64_store_part, sigmoid_, tanh_,
-)
+from bptt.kernels._activations cimport exp_row, f32_load, f32_splat, f32_store
 from bptt.kernels._cells cimport IDENTITY, RELU, SIGMOID, TANH, cell_backward, cell_forward
 from bptt.kernels._pool import submit
 from bptt.kernels._tile cimport *

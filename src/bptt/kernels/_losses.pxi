@@ -11,24 +11,12 @@ cdef double cross_entropy_row(
     real *ds,           # OUT (O,)
 ) noexcept nogil:
     """-log softmax(s)[target];  ds = softmax(s) - onehot(target)."""
-    cdef ptrdiff_t L = lanes_of(<real *> NULL), j = 0
+    cdef ptrdiff_t j
     cdef real top = s[0], total = 0, scale
     cdef real lane[16]
     for j in range(1, O):
         top = s[j] if s[j] > top else top
-    j = 0
-    while j < O:
-        if real is float:
-            if j + L <= O:
-                f32_store(ds + j, exp_f32(f32_load(s + j) - f32_splat(top)))
-            else:
-                f32_store_part(ds + j, exp_f32(f32_load_part(s + j, O - j) - f32_splat(top)), O - j)
-        else:
-            if j + L <= O:
-                f64_store(ds + j, exp_f64(f64_load(s + j) - f64_splat(top)))
-            else:
-                f64_store_part(ds + j, exp_f64(f64_load_part(s + j, O - j) - f64_splat(top)), O - j)
-        j += L
+    exp_row(s, top, ds, O)
     for j in range(16):
         lane[j] = 0
     for j in range(O // 16 * 16):

@@ -2,6 +2,10 @@
 # tests of their accuracy.
 
 
+cdef enum:
+    EXP = 100  # beside the codes of the cells
+
+
 cdef void peak_loop(const real *a, const real *panel, real *c, ptrdiff_t rounds) noexcept nogil:
     cdef ptrdiff_t L = lanes_of(<real *> NULL), r
     for r in range(rounds):
@@ -76,30 +80,16 @@ cdef double median(list values):
 
 
 cdef void evaluate(int function, real *v, ptrdiff_t n) noexcept nogil:
-    cdef ptrdiff_t i = 0
-    if function < 4:
-        cell_forward(function, v, n)
-        return
-    if real is float:
-        while i < n:
-            if i + LANES_F32 <= n:
-                f32_store(v + i, exp_f32(f32_load(v + i)))
-            else:
-                f32_store_part(v + i, exp_f32(f32_load_part(v + i, n - i)), n - i)
-            i += LANES_F32
+    if function == EXP:
+        exp_row(v, 0, v, n)
     else:
-        while i < n:
-            if i + LANES_F64 <= n:
-                f64_store(v + i, exp_f64(f64_load(v + i)))
-            else:
-                f64_store_part(v + i, exp_f64(f64_load_part(v + i, n - i)), n - i)
-            i += LANES_F64
+        cell_forward(function, v, n)
 
 
 def elementwise(str function, v):
     """A new array f(v): the vector code of "tanh", "relu", "sigmoid", "identity" or "exp" by itself."""
     cdef Buffers buffers = Buffers()
-    cdef int code = 4 if function == "exp" else CELL_CODES[function]
+    cdef int code = EXP if function == "exp" else CELL_CODES[function]
     out = v.copy()
     cdef ptrdiff_t n = out.size
     cdef void *at = buffers.write(out)
