@@ -12,7 +12,7 @@ import bptt
 FLOORS = (
     {"kernels", "reference", "checks", "arrays", "interface"},
     {"layers", "recurrent", "frozen", "stream", "readout", "losses", "tape", "parameters", "targets"},
-    {"network", "sampling", "fitting", "objective", "batches", "optim", "clipping"}
+    {"network", "sampling", "fitting", "history", "objective", "batches", "optim", "clipping"}
     | {"text", "training", "checkpoints", "files", "benchmark"},
     {"cli", "commands", "terminal", "__main__"},
 )

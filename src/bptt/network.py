@@ -13,7 +13,8 @@ from bptt import checks
 from bptt.arrays import Array, Tokens
 from bptt.batches import evaluation_batches
 from bptt.clipping import number
-from bptt.fitting import Epoch, History, Step, Steps, evaluate, fit
+from bptt.fitting import evaluate, fit
+from bptt.history import Epoch, History, Step, Steps
 from bptt.layers import RNN
 from bptt.objective import objective
 from bptt.readout import Linear
