@@ -9,7 +9,8 @@ cdef class Panels:
     backward:  W_hh (H, H) and W_ih (H, I), and the biases for whoever asks the tape for them
     """
 
-    cdef Memory memory
+    cdef Memory forward   # None on a tape: the backward pass has no use for it
+    cdef Memory backward  # None but on a tape
     cdef int cell
     cdef bint odd  # the next time step walks the panels backwards
     cdef bint double
@@ -25,7 +26,7 @@ cdef class Panels:
     cdef void *back_ih  # for tokens W_ih (H, I) as it is
     cdef void *back_biases  # b_ih, b_hh as they are
 
-    def __init__(self, str cell, weights, bint tokens, bint forward, bint backward):
+    def __init__(self, str cell, weights, bint tokens, bint keep):
         weight_ih, weight_hh, bias_ih, bias_hh = weights
         cdef Buffers buffers = Buffers()
         self.H, self.I = weight_ih.shape
@@ -36,10 +37,10 @@ cdef class Panels:
         self.has_bias_hh = bias_hh is not None
         if self.double:
             self.fill[double](<double *> NULL, buffers.read(weight_ih), buffers.read(weight_hh),
-                              buffers.read(bias_ih), buffers.read(bias_hh), forward, backward)
+                              buffers.read(bias_ih), buffers.read(bias_hh), keep)
         else:
             self.fill[float](<float *> NULL, buffers.read(weight_ih), buffers.read(weight_hh),
-                             buffers.read(bias_ih), buffers.read(bias_hh), forward, backward)
+                             buffers.read(bias_ih), buffers.read(bias_hh), keep)
 
     cdef bint turn(self, ptrdiff_t T) noexcept nogil:
         """Whether the first of the next T steps walks the panels backwards: every other step ever made does.
@@ -50,53 +51,55 @@ cdef class Panels:
         self.odd = (odd + T) & 1
         return odd
 
-    cdef int fill(self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh, bint forward,
-                  bint backward) except -1:
+    cdef int fill(
+        self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh, bint keep
+    ) except -1:
         cdef ptrdiff_t I = self.I, H = self.H, Hp = padded(kind, H), L = lanes_of(kind)
         cdef ptrdiff_t hh = packed_size(kind, H, H), ih = I * Hp, back_ih = packed_size(kind, H, I)
         cdef ptrdiff_t j, v
-        cdef real *at
         cdef real *b
-        self.memory = Memory(sizeof(real) * <size_t> (
-            (Hp + hh + ih if forward else 0) + (hh + back_ih + 2 * H if backward else 0)))
-        at = <real *> self.memory.aligned
-        if forward:
-            b = at
-            self.bias = b
-            memset(b, 0, Hp * sizeof(real))
-            if self.has_bias_ih:
+        self.forward = Memory((Hp + hh + ih) * sizeof(real))
+        b = <real *> self.forward.aligned
+        self.bias = b
+        memset(b, 0, Hp * sizeof(real))
+        if self.has_bias_ih:
+            for j in range(H):
+                b[j] = (<real *> bias_ih)[j]
+        if self.has_bias_hh:
+            for j in range(H):
+                b[j] = b[j] + (<real *> bias_hh)[j]
+        self.hh = b + Hp
+        self.ih = b + Hp + hh
+        pack(<const real *> weight_hh, H, True, H, H, <real *> self.hh)
+        if self.tokens:
+            for v in range(Hp // L):
+                pack_turned(<const real *> weight_ih + v * L * I, I, min(L, H - v * L), I, <real *> self.ih + v * L, Hp)
+            for v in range(I):
                 for j in range(H):
-                    b[j] = (<real *> bias_ih)[j]
-            if self.has_bias_hh:
-                for j in range(H):
-                    b[j] = b[j] + (<real *> bias_hh)[j]
-            self.hh = at + Hp
-            self.ih = at + Hp + hh
-            pack(<const real *> weight_hh, H, True, H, H, <real *> self.hh)
-            if self.tokens:
-                for v in range(Hp // L):
-                    pack_turned(<const real *> weight_ih + v * L * I, I, min(L, H - v * L), I,
-                                <real *> self.ih + v * L, Hp)
-                for v in range(I):
-                    for j in range(H):
-                        (<real *> self.ih)[v * Hp + j] = b[j] + (<real *> self.ih)[v * Hp + j]
-            else:
-                pack(<const real *> weight_ih, I, True, I, H, <real *> self.ih)
-            at += Hp + hh + ih
-        if backward:
-            self.back_hh = at
-            pack(<const real *> weight_hh, H, False, H, H, <real *> self.back_hh)
-            self.back_ih = at + hh
-            self.back_biases = at + hh + back_ih
-            if self.tokens:
-                memcpy(self.back_ih, weight_ih, H * I * sizeof(real))
-            else:
-                pack(<const real *> weight_ih, I, False, H, I, <real *> self.back_ih)
-            if self.has_bias_ih:
-                memcpy(self.back_biases, bias_ih, H * sizeof(real))
-            if self.has_bias_hh:
-                memcpy(<real *> self.back_biases + H, bias_hh, H * sizeof(real))
+                    (<real *> self.ih)[v * Hp + j] = b[j] + (<real *> self.ih)[v * Hp + j]
+        else:
+            pack(<const real *> weight_ih, I, True, I, H, <real *> self.ih)
+        if not keep:
+            return 0
+        self.backward = Memory((hh + back_ih + 2 * H) * sizeof(real))
+        self.back_hh = self.backward.aligned
+        self.back_ih = <real *> self.back_hh + hh
+        self.back_biases = <real *> self.back_ih + back_ih
+        pack(<const real *> weight_hh, H, False, H, H, <real *> self.back_hh)
+        if self.tokens:
+            memcpy(self.back_ih, weight_ih, H * I * sizeof(real))
+        else:
+            pack(<const real *> weight_ih, I, False, H, I, <real *> self.back_ih)
+        if self.has_bias_ih:
+            memcpy(self.back_biases, bias_ih, H * sizeof(real))
+        if self.has_bias_hh:
+            memcpy(<real *> self.back_biases + H, bias_hh, H * sizeof(real))
         return 0
+
+    cdef void end_forward(self) noexcept:
+        """Free what a backward pass doesn't need: a tape may live long."""
+        self.forward = None
+        self.hh = self.ih = self.bias = NULL
 
     cdef int unpacked(self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh) except -1:
         """OUT the weights as they were given."""
@@ -132,13 +135,13 @@ def pack_weights(str cell, weights, *, bint tokens=False):
     Panels
         May be used by several threads at once.
     """
-    return Panels(cell, weights, tokens, True, False)
+    return Panels(cell, weights, tokens, False)
 
 
 cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep):
     """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
     if not isinstance(weights, Panels):
-        return Panels(cell, weights, tokens, True, keep)
+        return Panels(cell, weights, tokens, keep)
     cdef Panels panels = weights
     if (panels.hh == NULL or panels.cell != CELL_CODES[cell] or panels.tokens != tokens
             or itemsize != (8 if panels.double else 4)):

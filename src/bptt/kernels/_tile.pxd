@@ -14,8 +14,6 @@ ctypedef fused real:
 cdef extern from "_lanes.h" nogil:
     ctypedef float lanes_f32
     ctypedef double lanes_f64
-    ctypedef int lanes_i32
-    ctypedef long long lanes_i64
     const int LANES_F32
     const int LANES_F64
 

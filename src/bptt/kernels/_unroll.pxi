@@ -220,6 +220,7 @@ def unroll(str cell, x, tuple state, weights, *, bint keep=True, int threads=1):
     if size:
         memcpy(buffers.write(h_n), <char *> job.y + (job.T - 1) * size if job.T else <char *> job.h_0, size)
     if keep:
+        panels.end_forward()
         saved = Saved()
         saved.panels, saved.x, saved.state, saved.y, saved.dtype = panels, x, state, y, dtype
     return y, (h_n,), saved
