@@ -1,7 +1,8 @@
 """Compare the implementations in rotation on pinned cores, and print the ratios beside the bars.
 
-    python bench/compare.py                                                  every bar; some ten minutes
-    python bench/compare.py --cases forward --shapes bars --threads 1
+    python bench/compare.py                                                  every bar; some fifteen minutes
+    python bench/compare.py --cells lstm,gru --cases forward --threads 1
+    python bench/compare.py --cells lstm --shapes ragged+options             lengths; what the options cost
     python bench/compare.py --shapes 100,1,64,64 --dtypes float32 --seconds 0.2
 
 Every round calls all implementations of a problem, in another order each round; medians are over all rounds.
@@ -21,7 +22,7 @@ import shapes
 
 from bptt.benchmark import machine, peers, results
 from bptt.benchmark.measure import measure
-from bptt.benchmark.rows import CASES, DTYPES, parse_choices
+from bptt.benchmark.rows import CASES, CELLS, DTYPES, parse_choices
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,9 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         default="1,2" if cores > 1 else "1",
         help="a number or all; several are run one after the other (default %(default)s)",
     )
-    parser.add_argument(
-        "--shapes", default="bars", help="bars (default), a name in shapes.py, or T,B,I,H; joined by +"
-    )
+    parser.add_argument("--shapes", default="bars", help=shapes.HELP)
+    parser.add_argument("--cells", default=",".join(CELLS), help="default: %(default)s; rnn is tanh")
     parser.add_argument("--cases", default=",".join(CASES), help="default: %(default)s")
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="default: %(default)s")
     parser.add_argument(
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         names = parse_choices("peers", options.peers, peers.NAMES)
         cases = parse_choices("cases", options.cases, CASES)
         dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
-        rows = {count: shapes.select(options.shapes, count, cases, dtypes) for count in threads}
+        cells = parse_choices("cells", options.cells, CELLS)
+        rows = {count: shapes.select(options.shapes, count, cases, dtypes, cells) for count in threads}
         if not any(rows.values()):
             raise ValueError(f"shapes: expected a selection with rows, got none for {' '.join(arguments)!r}")
         if options.rounds < 1 or options.seconds <= 0:

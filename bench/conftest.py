@@ -16,7 +16,7 @@ import shapes
 
 from bptt.benchmark import machine, peers
 from bptt.benchmark.peers.base import Implementation
-from bptt.benchmark.rows import CASES, DTYPES, Row, parse_choices
+from bptt.benchmark.rows import CASES, CELLS, DTYPES, Row, parse_choices
 
 _FOUND = pytest.StashKey[dict[str, Implementation]]()
 _ABSENT = pytest.StashKey[dict[str, str]]()
@@ -28,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bptt bench")
     threads = os.environ.get("BENCH_THREADS", "1")
     group.addoption("--threads", default=threads, help="a number or all (default BENCH_THREADS, or else 1)")
-    shapes_help = "bars (default), a name in shapes.py, or T,B,I,H; joined by +"
-    group.addoption("--shapes", default="bars", help=shapes_help)
+    group.addoption("--shapes", default="bars", help=shapes.HELP)
+    group.addoption("--cells", default=",".join(CELLS), help="rnn (tanh),lstm,gru")
     group.addoption("--cases", default=",".join(CASES), help="forward,forward_backward,single_step")
     group.addoption("--dtypes", default=",".join(DTYPES), help="float32,float64")
     group.addoption("--peers", default=",".join(peers.NAMES), help=f"out of {','.join(peers.NAMES)}")
@@ -57,8 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
         threads = machine.parse_threads(option("--threads"))
         cases = parse_choices("cases", option("--cases"), CASES)
         dtypes = parse_choices("dtypes", option("--dtypes"), DTYPES)
+        cells = parse_choices("cells", option("--cells"), CELLS)
         names = parse_choices("peers", option("--peers"), peers.NAMES)
-        config.stash[_ROWS] = shapes.select(option("--shapes"), threads, cases, dtypes)
+        config.stash[_ROWS] = shapes.select(option("--shapes"), threads, cases, dtypes, cells)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_FOUND], config.stash[_ABSENT] = peers.load(names)

@@ -1,22 +1,25 @@
 """Measure the peak memory of forward + backward beside what it has to hold, and print a Markdown table.
 
     python bench/memory.py
-    python bench/memory.py --shapes 10000,8,64,64 --peers bptt --threads 2
+    python bench/memory.py --cells lstm,gru --shapes 10000,8,64,64 --peers bptt --threads 2
 
-Held are x, y, dx, the weights and their gradients, and packed copies of the weights (each of the two matrices
-once forward, once backward). Measured are x and the weights, and by how much the process grows at its peak
-while it calls forward and backward: dy, which the caller gives, counts on neither side. Each implementation
-has a process of its own, in which its inputs are made and a small problem is run before. Linux only.
+Held are x, y, dx, the weights and their gradients, packed copies of the weights (each of the two matrices
+once forward, once backward), and of every step an LSTM's gates and c, a GRU's gates and the recurrent part of
+its candidate. Measured are x and the weights, and by how much the process grows at its peak while it calls
+forward and backward: dy, which the caller gives, counts on neither side. Each implementation has a process of
+its own, in which its inputs are made and a small problem is run before. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import mmap
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ import numpy as np
 
 from bptt.benchmark import machine, peers, problem
 from bptt.benchmark.results import markdown
-from bptt.benchmark.rows import BACKWARD, DTYPES, Shape, parse_choices
+from bptt.benchmark.rows import BACKWARD, CELLS, DTYPES, GATES, Shape, Task, parse_choices
 
 BAR = 1.25
 SHAPES = "10000,8,64,64+10000,8,256,256"
@@ -35,18 +38,19 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 _SMALL = Shape(2, 2, 8, 8)
 
 
-def held(shape: Shape, dtype: str) -> dict[str, int]:
+def held(task: Task) -> dict[str, int]:
     """Count the bytes that forward + backward can't do without, by name."""
-    T, B, I, H = shape
-    size = np.dtype(dtype).itemsize
-    weights = (I * H + H * H + 2 * H) * size
+    T, B, I, H = task.shape
+    G, size = GATES[task.cell], np.dtype(task.dtype).itemsize
+    weights = G * (I * H + H * H + 2 * H) * size
     return {
         "x": T * B * I * size,
         "y": T * B * H * size,
         "dx": T * B * I * size,
         "weights": weights,
         "gradients": weights,
-        "packed": 2 * (I * H + H * H) * size,
+        "packed": 2 * G * (I * H + H * H) * size,
+        "kept": (0 if G == 1 else G + 1) * T * B * H * size,
     }
 
 
@@ -67,11 +71,11 @@ def _fill_up() -> mmap.mmap:
     return ballast
 
 
-def measure(name: str, shape: Shape, dtype: str, threads: int) -> dict[str, Any]:
+def measure(name: str, task: Task, threads: int) -> dict[str, Any]:
     """Measure one implementation in this process: version, growth in bytes, error over tolerance."""
     implementation = peers.load((name,))[0][name]
-    implementation.build(problem.make(BACKWARD, _SMALL, dtype), threads).call()
-    numbers = problem.make(BACKWARD, shape, dtype)
+    implementation.build(problem.make(replace(task, shape=_SMALL)), threads).call()
+    numbers = problem.make(task)
     run = implementation.build(numbers, threads)
     ballast = _fill_up()
     before = _status("VmRSS")
@@ -82,24 +86,26 @@ def measure(name: str, shape: Shape, dtype: str, threads: int) -> dict[str, Any]
     return {"version": implementation.version, "growth": growth, "error_over_tolerance": error}
 
 
-def _in_process(name: str, shape: Shape, dtype: str, threads: int) -> dict[str, Any] | None:
+def _in_process(name: str, task: Task, threads: int) -> dict[str, Any] | None:
     """Run `measure` in a process of its own; returns None, having said why, if that fails."""
-    command = [sys.executable, __file__, "--measure", name, str(shape), dtype, str(threads)]
+    about = [name, task.cell, str(task.shape), task.dtype, str(threads)]
+    command = [sys.executable, __file__, "--measure", *about]
     done = machine.run_fixed(command, threads, capture_output=True, env=_ENVIRONMENT)
     if done.returncode:
-        print(f"{name} {shape} {dtype}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"{name} {task}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
     measured: dict[str, Any] = json.loads(done.stdout)
     return measured
 
 
-def _cells(name: str, shape: Shape, dtype: str, measured: Mapping[str, Any]) -> list[str]:
-    parts = held(shape, dtype)
+def _line(name: str, task: Task, measured: Mapping[str, Any]) -> list[str]:
+    parts = held(task)
     total = sum(parts.values())
     peak = parts["x"] + parts["weights"] + measured["growth"]
     verdict = f"{BAR} {'pass' if peak <= BAR * total else 'FAIL'}" if name == "bptt" else ""
     mib = [f"{count / 2**20:.1f}" for count in (total, peak)]
-    return [dtype, str(shape), f"{name} {measured['version']}", *mib, f"{peak / total:.3f}", verdict]
+    about = [task.cell, task.dtype, str(task.shape), f"{name} {measured['version']}"]
+    return [*about, *mib, f"{peak / total:.3f}", verdict]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,14 +113,15 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--shapes", default=SHAPES, help="T,B,I,H joined by + (default %(default)s)")
+    parser.add_argument("--cells", default="rnn", help="out of rnn (tanh), lstm, gru (default %(default)s)")
     parser.add_argument("--dtypes", default="float32", help="default %(default)s")
     parser.add_argument("--peers", default=",".join(NAMES), help="default %(default)s")
     parser.add_argument("--threads", default="1", help="a number or all (default %(default)s)")
     return parser
 
 
-def _report(name: str, shape: str, dtype: str, threads: str) -> int:
-    print(json.dumps(measure(name, Shape.parse(shape), dtype, int(threads))))
+def _report(name: str, cell: str, shape: str, dtype: str, threads: str) -> int:
+    print(json.dumps(measure(name, Task(BACKWARD, Shape.parse(shape), dtype, cell), int(threads))))
     return 0
 
 
@@ -126,6 +133,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         shapes = [Shape.parse(text) for text in options.shapes.split("+")]
+        cells = parse_choices("cells", options.cells, CELLS)
         dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
         names = parse_choices("peers", options.peers, NAMES)
         threads = machine.parse_threads(options.threads)
@@ -138,15 +146,16 @@ def main(arguments: Sequence[str]) -> int:
     found, absent = peers.load(names)
     lines = []
     complete = True
-    for shape, dtype in ((shape, dtype) for shape in shapes for dtype in dtypes):
-        for name in found:
-            measured = _in_process(name, shape, dtype, threads)
-            if measured is None:
-                complete = False
-            else:
-                lines.append(_cells(name, shape, dtype, measured))
-    head = ["dtype", "T,B,I,H", "implementation", "held (MiB)", "measured (MiB)", "measured / held", "bar"]
-    print(markdown(head, lines, left=3))
+    for cell, shape, dtype, name in itertools.product(cells, shapes, dtypes, found):
+        task = Task(BACKWARD, shape, dtype, cell)
+        measured = _in_process(name, task, threads)
+        if measured is None:
+            complete = False
+        else:
+            lines.append(_line(name, task, measured))
+    about = ["layer", "dtype", "T,B,I,H", "implementation"]
+    head = [*about, "held (MiB)", "measured (MiB)", "measured / held", "bar"]
+    print(markdown(head, lines, left=len(about)))
     print()
     print("-", ", ".join([*machine.describe().values(), f"threads {threads}"]))
     for name, reason in absent.items():

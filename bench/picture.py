@@ -17,7 +17,7 @@ from matplotlib import pyplot
 from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
 
 from bptt.benchmark.results import Measurement, Run
-from bptt.benchmark.rows import BACKWARD, FORWARD
+from bptt.benchmark.rows import BACKWARD, CELLS, FORWARD
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; each line has its own marker as well.
 _STYLE: dict[str, dict[str, Any]] = {
@@ -30,8 +30,9 @@ _STYLE: dict[str, dict[str, Any]] = {
 }
 _BATCHES = (1, 32)
 TITLES = {FORWARD: "forward", BACKWARD: "forward + backward"}
+CELL_TITLES = {"rnn": "tanh", "lstm": "LSTM", "gru": "GRU"}
 
-Key = tuple[str, int]  # case, B
+Key = tuple[str, str, int]  # cell, case, B
 Lines = dict[str, dict[int, Measurement]]  # implementation to H to measurement
 
 
@@ -39,18 +40,19 @@ def _lines(run: Run, threads: int) -> dict[Key, Lines]:
     """Choose the square float32 problems; of two with the same B and H, the one with more time steps."""
     chosen: dict[Key, Lines] = {}
     for m in run.measurements:
-        T, B, I, H = m.shape
-        wanted = m.dtype == "float32" and m.threads == threads and I == H and B in _BATCHES
-        if not wanted or m.case not in TITLES or m.implementation not in _STYLE:
+        task = m.task
+        T, B, I, H = task.shape
+        wanted = task.dtype == "float32" and m.threads == threads and I == H and B in _BATCHES
+        if not wanted or task.setup != "plain" or task.case not in TITLES or m.implementation not in _STYLE:
             continue
-        line = chosen.setdefault((m.case, B), {}).setdefault(m.implementation, {})
-        if H not in line or line[H].shape.T < T:
+        line = chosen.setdefault((task.cell, task.case, B), {}).setdefault(m.implementation, {})
+        if H not in line or line[H].task.shape.T < T:
             line[H] = m
     return chosen
 
 
 def _microseconds_a_step(m: Measurement) -> float:
-    return m.seconds * 1e6 / m.shape.T
+    return m.seconds * 1e6 / m.task.shape.T
 
 
 def _peak(m: Measurement) -> float:
@@ -91,7 +93,7 @@ def lighten(axes: Any) -> None:
 
 
 def draw(run: Run, target: Path) -> None:
-    """Draw two rows of panels (forward, forward + backward) to ``target``, an .svg or .png.
+    """Draw two rows of panels a cell (forward, forward + backward) to ``target``, an .svg or .png.
 
     Raises
     ------
@@ -105,21 +107,23 @@ def draw(run: Run, target: Path) -> None:
     if not chosen:
         raise ValueError("expected square float32 problems with B=1 or B=32, got none")
     ticks = {H for lines in chosen.values() for line in lines.values() for H in line}
-    figure, grid = panels(2, 3, sharex=True)
-    for row, case in zip(grid, TITLES, strict=True):
+    kinds = [(cell, case) for cell in CELLS for case in TITLES if any(key[0] == cell for key in chosen)]
+    figure, grid = panels(len(kinds), 3, sharex=True)
+    for row, (cell, case) in zip(grid, kinds, strict=True):
+        title = f"{CELL_TITLES[cell]} {TITLES[case]}"
         for axes, B in zip(row, _BATCHES, strict=False):
-            _plot(axes, chosen.get((case, B), {}), _microseconds_a_step)
+            _plot(axes, chosen.get((cell, case, B), {}), _microseconds_a_step)
             decorate(axes, ticks)
             axes.set_yscale("log")
-            axes.set_title(f"{TITLES[case]}, B = {B}")
+            axes.set_title(f"{title}, B = {B}")
             axes.set_ylabel("median time per time step (µs)")
-        _plot(row[2], chosen.get((case, _BATCHES[1]), {}), _peak)
+        _plot(row[2], chosen.get((cell, case, _BATCHES[1]), {}), _peak)
         decorate(row[2], ticks)
         row[2].set_ylim(0, 1)
         row[2].yaxis.set_major_formatter(PercentFormatter(1))
-        row[2].set_title(f"{TITLES[case]}, B = {_BATCHES[1]}")
+        row[2].set_title(f"{title}, B = {_BATCHES[1]}")
         row[2].set_ylabel("fraction of the FMA peak")
-    for axes in grid[1]:
+    for axes in grid[-1]:
         axes.set_xlabel("hidden units H (= input features I)")
     handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
     names = [name for name in _STYLE if name in handles]
@@ -127,7 +131,7 @@ def draw(run: Run, target: Path) -> None:
         [handles[name] for name in names], names, loc="outside upper center", ncols=len(names), frameon=False
     )
     where = ", ".join(run.machine.values())
-    about = f"tanh layer, float32, {threads} thread{'s' * (threads > 1)}; {where}"
+    about = f"float32, {threads} thread{'s' * (threads > 1)}; {where}"
     save(figure, about, target)
 
 

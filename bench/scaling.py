@@ -1,7 +1,7 @@
 """Time a layer over three decades of time steps and of batch rows, and fit the exponent of the growth.
 
     python bench/scaling.py
-    python bench/scaling.py --over T --sizes 100,1000,10000 --B 1 --cases forward --picture scaling.svg
+    python bench/scaling.py --cells lstm,gru --over T --sizes 100,1000,10000 --B 1 --picture scaling.svg
 
 time = c * size^exponent, fitted by least squares to the logarithms; an exponent of 1 is linear growth, one
 below 1 is growth that starts from a fixed cost. Times are processor time of all threads, since another
@@ -12,6 +12,7 @@ pinned process; results of up to 10,000 rows (T times B) are checked against a f
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 
 from bptt.benchmark import machine, peers, problem, timing
 from bptt.benchmark.results import duration, markdown
-from bptt.benchmark.rows import BACKWARD, DTYPES, FORWARD, Shape, parse_choices
+from bptt.benchmark.rows import BACKWARD, CELLS, DTYPES, FORWARD, Shape, Task, parse_choices
 
 # Half decades.
 SIZES = {"T": (100, 316, 1000, 3162, 10_000, 31_623, 100_000), "B": (1, 3, 10, 32, 100, 316, 1000)}
@@ -35,6 +36,7 @@ class Line(NamedTuple):
     """Medians of one implementation in one direction over one axis."""
 
     implementation: str
+    cell: str
     case: str
     over: str  # T or B
     shape: Shape  # without the axis
@@ -56,20 +58,26 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]
 
 
 def _time(
-    name: str, case: str, over: str, fixed: Shape, sizes: Sequence[int], options: argparse.Namespace
+    name: str,
+    cell: str,
+    case: str,
+    over: str,
+    fixed: Shape,
+    sizes: Sequence[int],
+    options: argparse.Namespace,
 ) -> Line:
     implementation, threads = peers.load((name,))[0][name], int(options.threads)
     calls: dict[str, timing.Call] = {}
     for size in sizes:
         shape = fixed._replace(**{over: size})
-        numbers = problem.make(case, shape, options.dtype)
+        numbers = problem.make(Task(case, shape, options.dtype, cell))
         run = implementation.build(numbers, threads)
         if shape.T * shape.B <= _CHECKED_ROWS:
             problem.check(name, numbers, run)
         calls[str(size)] = run.call
     times = timing.rotate(calls, seconds=options.seconds, rounds=options.rounds, clock=time.process_time)
     medians = [statistics.median(times[str(size)]) for size in sizes]
-    return Line(name, case, over, fixed, list(sizes), medians)
+    return Line(name, cell, case, over, fixed, list(sizes), medians)
 
 
 def _measure(options: argparse.Namespace) -> list[Line]:
@@ -80,35 +88,35 @@ def _measure(options: argparse.Namespace) -> list[Line]:
         others = [options.T] if over == "B" else options.B
         for other in others:
             fixed = Shape(other if over == "B" else 1, 1 if over == "B" else other, options.H, options.H)
-            for case in options.cases:
-                for name in options.peers:
-                    print(f"{name} {case} over {over}", file=sys.stderr, flush=True)
-                    lines.append(_time(name, case, over, fixed, sizes, options))
+            for cell, case, name in itertools.product(options.cells, options.cases, options.peers):
+                print(f"{name} {cell} {case} over {over}", file=sys.stderr, flush=True)
+                lines.append(_time(name, cell, case, over, fixed, sizes, options))
     return lines
 
 
 def table(lines: Sequence[Line]) -> str:
     """Make one Markdown table: a row a line, with the times at its ends, exponent and R squared."""
-    head = ["direction", "implementation", "over", "at", "from", "to", "us each at first", "us each at last"]
+    about = ["layer", "direction", "implementation", "over", "at"]
+    head = [*about, "from", "to", "us each at first", "us each at last", "exponent", "R²"]
     rows = []
     for line in lines:
         exponent, r2 = fit(line.sizes, line.seconds)
         ends = [f"{line.sizes[i]:,}: {duration(line.seconds[i])}" for i in (0, -1)]
         each = [f"{line.seconds[i] / line.sizes[i] * 1e6:.3g}" for i in (0, -1)]
-        about = [line.case.replace("_", " "), line.implementation, line.over, line.fixed]
-        rows.append([*about, *ends, *each, f"{exponent:.3f}", f"{r2:.5f}"])
-    return markdown([*head, "exponent", "R²"], rows, left=4)
+        named = [line.cell, line.case.replace("_", " "), line.implementation, line.over, line.fixed]
+        rows.append([*named, *ends, *each, f"{exponent:.3f}", f"{r2:.5f}"])
+    return markdown(head, rows, left=len(about))
 
 
 def draw(lines: Sequence[Line], about: str, target: Path) -> None:
-    """Draw time against size, a panel a direction and axis, with a dotted line of exponent 1."""
+    """Draw time against size, a panel a cell, direction and axis, with a dotted line of exponent 1."""
     import picture
 
-    keys = list(dict.fromkeys((line.over, line.case) for line in lines))
+    keys = list(dict.fromkeys((line.cell, line.over, line.case) for line in lines))
     columns = min(2, len(keys))
     figure, grid = picture.panels(math.ceil(len(keys) / columns), columns, width=5.5)
-    for axes, (over, case) in zip(grid.flat, keys, strict=False):
-        chosen = [line for line in lines if (line.over, line.case) == (over, case)]
+    for axes, (cell, over, case) in zip(grid.flat, keys, strict=False):
+        chosen = [line for line in lines if (line.cell, line.over, line.case) == (cell, over, case)]
         for line in chosen:
             exponent, _ = fit(line.sizes, line.seconds)
             x, y = np.array(line.sizes), np.array(line.seconds) * 1e3
@@ -119,13 +127,13 @@ def draw(lines: Sequence[Line], about: str, target: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         picture.lighten(axes)
-        axes.set_title(f"{picture.TITLES[case]} over {over}")
+        axes.set_title(f"{picture.CELL_TITLES[cell]} {picture.TITLES[case]} over {over}")
         axes.set_xlabel({"T": "time steps T", "B": "batch rows B"}[over])
         axes.set_ylabel("median processor time (ms)")
         axes.legend(frameon=False, fontsize=8)
     for axes in grid.flat[len(keys) :]:
         axes.set_visible(False)
-    picture.save(figure, f"tanh layer; dotted: exponent 1; {about}", target)
+    picture.save(figure, f"dotted: exponent 1; {about}", target)
 
 
 def _integers(name: str, text: str) -> list[int]:
@@ -144,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--T", type=int, default=100, help="time steps when over B (default %(default)s)")
     parser.add_argument("--B", default="1,8", help="batch rows when over T (default %(default)s)")
     parser.add_argument("--H", type=int, default=64, help="H and I (default %(default)s)")
+    parser.add_argument("--cells", default="rnn", help="out of rnn (tanh), lstm, gru (default %(default)s)")
     parser.add_argument("--cases", default=f"{FORWARD},{BACKWARD}", help="default %(default)s")
     parser.add_argument("--peers", default="bptt", help="default %(default)s")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="default %(default)s")
@@ -161,6 +170,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         options.over = parse_choices("over", options.over, tuple(SIZES))
         options.sizes = _integers("sizes", options.sizes) if options.sizes else None
         options.B = _integers("B", options.B)
+        options.cells = parse_choices("cells", options.cells, CELLS)
         options.cases = parse_choices("cases", options.cases, (FORWARD, BACKWARD))
         options.peers = parse_choices("peers", options.peers, peers.NAMES)
         if options.sizes is not None and len(set(options.sizes)) < 3:

@@ -19,7 +19,7 @@ def test_layer(
     about: dict[str, str],
 ) -> None:
     implementation = implementations[name]
-    numbers = problem.make(row.case, row.shape, row.dtype)
+    numbers = problem.make(row.task)
     run = implementation.build(numbers, row.threads)
     error = problem.check(name, numbers, run)
     benchmark.group = row.group

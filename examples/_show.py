@@ -136,8 +136,8 @@ def check_brackets(golden: Golden, terms: dict[str, np.ndarray]) -> None:
             golden.compare(what, values[term["i"] - 1, term["k"] - 1], term[name])
 
 
-def arguments(description: str | None, **extra: dict[str, Any]) -> argparse.Namespace:
-    """Parse the command line every example has, `extra` adding options, and print what "E-..." means."""
+def arguments(description: str | None, *, notes: bool = True, **extra: dict[str, Any]) -> argparse.Namespace:
+    """Parse the command line every example has, `extra` adding options; say what "E-..." means."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument(
         "--backend",
@@ -151,5 +151,6 @@ def arguments(description: str | None, **extra: dict[str, Any]) -> argparse.Name
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")  # the notes' symbols, whatever the terminal says
     options = parser.parse_args()
-    note("Numbers such as E-001-3 are errata of the notes, listed in docs/equations.md.")
+    if notes:
+        note("Numbers such as E-001-3 are errata of the notes, listed in docs/equations.md.")
     return options

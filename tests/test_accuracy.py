@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+from dataclasses import replace
 
 import mpmath
 import numpy as np
 import pytest
-from kernel_problems import Problem, differing, problem, results
+from kernel_problems import differing, problem, results
 from ulp import FUNCTIONS, ULP, digits, errors, rounded, wide
 
 from bptt import kernels
@@ -210,31 +211,47 @@ def test_ranges(variant, dtype):
 # ------------------------------------------------------------------------------------- whole models
 
 
-def torch_results(torch, p):
-    """Every result of torch.nn.RNN by the names of kernel_problems.results."""
-    rnn = torch.nn.RNN(p.x.shape[2], p.h_0.shape[1])
+#: The layers of PyTorch, and how their cells are called here.
+TORCH = {"RNN": "tanh", "LSTM": "lstm", "GRU": "gru"}
+
+
+def torch_results(torch, layer, p):
+    """Every result of PyTorch's layer by the names of kernel_problems.results."""
+    rnn = getattr(torch.nn, layer)(p.x.shape[2], p.H)
     with torch.no_grad():
-        for parameter, w in zip(rnn.parameters(), p.weights, strict=True):
+        for parameter, w in zip(rnn.parameters(), p.weights[:4], strict=True):
             parameter.copy_(torch.from_numpy(w))
-    x, h_0 = (torch.from_numpy(a).requires_grad_() for a in (p.x, p.h_0[np.newaxis]))
-    y, h_n = rnn(x, h_0)
-    torch.autograd.backward([y, h_n], [torch.from_numpy(p.dy), torch.from_numpy(p.dh_n[np.newaxis])])
-    gradients = dict(zip(Weights._fields, (w.grad for w in rnn.parameters()), strict=True))
-    tensors = {"y": y, "h_n": h_n[0], "x": x.grad, "h_0": h_0.grad[0]} | gradients
+    x, *state = (torch.from_numpy(a).requires_grad_() for a in (p.x, *(s[np.newaxis] for s in p.state)))
+    y, final = rnn(x, tuple(state) if layer == "LSTM" else state[0])
+    final = final if layer == "LSTM" else (final,)
+    torch.autograd.backward(
+        [y, *final], [torch.from_numpy(d) for d in (p.dy, *(d[np.newaxis] for d in p.dfinal))]
+    )
+    tensors = {"y": y, "x": x.grad}
+    tensors |= dict(zip(("h_n", "c_n"), (part[0] for part in final), strict=False))
+    tensors |= dict(zip(("h_0", "c_0"), (part.grad[0] for part in state), strict=False))
+    tensors |= dict(zip(Weights._fields, (w.grad for w in rnn.parameters()), strict=False))
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
-def test_whole_model_is_as_near_to_float64_as_pytorch():
+def widened(p):
+    """The same problem in float64."""
+    wide = lambda arrays: tuple(None if a is None else a.astype(np.float64) for a in arrays)  # noqa: E731
+    x, dy = wide((p.x, p.dy))
+    return replace(
+        p, x=x, state=wide(p.state), weights=Weights(*wide(p.weights)), dy=dy, dfinal=wide(p.dfinal)
+    )
+
+
+@pytest.mark.parametrize("layer", TORCH)
+def test_whole_model_is_as_near_to_float64_as_pytorch(layer):
     """T = 1000: every float32 result no further from float64 than 1.5 times what PyTorch's is."""
     torch = pytest.importorskip("torch")
     distances = {}
-    for seed in range(4):
-        single = problem(1000, 4, 64, 64, dtype=np.float32, seed=seed)
-        widened = (a.astype(np.float64) for a in (single.dy, single.dh_n, single.x, single.h_0))
-        dy, dh_n, x, h_0 = widened
-        weights = Weights(*(w.astype(np.float64) for w in single.weights))
-        exact = results(Problem("tanh", x, h_0, weights, dy, dh_n))
-        ours, theirs = results(single), torch_results(torch, single)
+    for seed in range(12):  # of the 256 numbers of a state the furthest is a matter of chance
+        single = problem(1000, 4, 64, 64, cell=TORCH[layer], dtype=np.float32, seed=seed)
+        exact, ours, theirs = results(widened(single)), results(single), torch_results(torch, layer, single)
+        assert exact.keys() == ours.keys() == theirs.keys()
         for name, value in exact.items():
             both = [np.abs(result[name] - value).ravel() for result in (ours, theirs)]
             distances.setdefault(name, []).append(both)

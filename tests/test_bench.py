@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -46,12 +47,16 @@ def test_installed_implementations_agree(compared: tuple[str, dict[str, Any]]) -
     assert all(0 < info["error_over_tolerance"] <= 1 for info in infos if info["implementation"] != "numpy")
     assert set(account["versions"]) | set(account["absent"]) == PEERS | {"bptt"}
     assert not set(account["versions"]) & set(account["absent"])
-    ran = {(info["implementation"], info["case"], info["dtype"]) for info in infos}
-    for name in {*account["versions"], "reference"}:
-        for case in ("forward", "forward_backward", "single_step"):
-            for dtype in ("float32", "float64"):
-                refused = name == "onnxruntime" and (case == "forward_backward" or dtype == "float64")
-                assert ((name, case, dtype) in ran) == (not refused)
+    ran = {tuple(info[key] for key in ("implementation", "cell", "case", "dtype")) for info in infos}
+    everything = itertools.product(
+        {*account["versions"], "reference"},
+        ("rnn", "lstm", "gru"),
+        ("forward", "forward_backward", "single_step"),
+        ("float32", "float64"),
+    )
+    for name, cell, case, dtype in everything:
+        refused = name == "onnxruntime" and (case == "forward_backward" or dtype == "float64")
+        assert ((name, cell, case, dtype) in ran) == (not refused)
 
 
 def test_absent_peers_are_named(compared: tuple[str, dict[str, Any]]) -> None:
@@ -78,6 +83,8 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
         "4,1,4,4+4,32,4,4+4,1,8,8",
         "--dtypes",
         "float32",
+        "--cells",
+        "rnn,gru",
         "--peers",
         "numpy,bptt,reference",
     )
@@ -90,13 +97,15 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
     assert report.returncode == 0, report.stderr
     lines = report.stdout.splitlines()
     head = [cell.strip() for cell in lines[0].strip("|").split("|")]
-    assert head[:7] == ["direction", "dtype", "threads", "T,B,I,H", "bptt", "numpy", "reference"]
-    assert sum(line.startswith("| forward | float32 | 1 | 4,") for line in lines) == 3
-    assert sum(line.startswith("| forward backward | float32 | 1 | 4,") for line in lines) == 3
-    assert sum(line.startswith("| single step | float32 | 1 | 1,") for line in lines) == 3
+    assert head[:8] == ["layer", "direction", "dtype", "threads", "T,B,I,H", "bptt", "numpy", "reference"]
+    for cell in ("rnn", "gru"):
+        assert sum(line.startswith(f"| {cell} | forward | float32 | 1 | 4,") for line in lines) == 3
+        assert sum(line.startswith(f"| {cell} | forward backward | float32 | 1 | 4,") for line in lines) == 3
+        assert sum(line.startswith(f"| {cell} | single step | float32 | 1 | 1,") for line in lines) == 3
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert run(BENCH / "report.py", path).returncode == 0
-    assert path.with_suffix(".svg").read_text().rstrip().endswith("</svg>")
+    drawn = path.with_suffix(".svg").read_text()
+    assert drawn.rstrip().endswith("</svg>")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,17 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
     [
         (
             ("--shapes", "huge"),
-            "shapes: expected bars, tiny, smoke, main, odd, short, sweep or T,B,I,H, got 'huge'",
+            "shapes: expected bars, short, ragged, options, tiny, smoke, main, odd, sweep or T,B,I,H, "
+            "some followed by :plain, :stack, :ragged, :dropout, :recurrent_dropout, :zoneout, "
+            ":layer_norm, got 'huge'",
+        ),
+        (("--shapes", "tiny:dropouts"), "got 'tiny:dropouts'"),
+        (("--shapes", "bars:dropout"), "got 'bars:dropout'"),
+        (("--shapes", "1,2,3:ragged"), "shape: expected T,B,I,H as four integers, got '1,2,3'"),
+        (("--cells", "rnn,tanh"), "cells: expected words out of rnn, lstm, gru, got tanh"),
+        (
+            ("--shapes", "tiny:zoneout", "--cases", "forward"),
+            "shapes: expected a selection with rows, got none for '--shapes tiny:zoneout --cases forward'",
         ),
         (("--shapes", "1,2,3"), "shape: expected T,B,I,H as four integers, got '1,2,3'"),
         (("--shapes", "1,2,0,3"), "shape: expected four positive integers, got '1,2,0,3'"),
@@ -138,18 +157,19 @@ def test_report_of_a_foreign_file(tmp_path: Path, content: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def _results(case: str) -> tuple[problem.Problem, dict[str, Any]]:
+def _results(case: str, cell: str = "rnn") -> tuple[problem.Problem, dict[str, Any]]:
     """One problem and the arrays that the NumPy peer computes for it."""
     shape = rows.Shape(1 if case == "single_step" else 3, 2, 3, 5)
-    numbers = problem.make(case, shape, "float32")
+    numbers = problem.make(rows.Task(case, shape, cell=cell))
     made = peers.load(["numpy"])[0]["numpy"].build(numbers, 1)
     for _ in range(problem.CALLS[case]):
         result = made.call()
     return numbers, {name: array.copy() for name, array in made.arrays(result).items()}
 
 
-def test_a_wrong_entry_is_caught() -> None:
-    numbers, arrays = _results("forward_backward")
+@pytest.mark.parametrize("cell", rows.CELLS)
+def test_a_wrong_entry_is_caught(cell: str) -> None:
+    numbers, arrays = _results("forward_backward", cell)
     assert 0 < problem.compare("numpy", numbers, arrays) <= 1
     for name, array in arrays.items():
         for wrong in (array.flat[-1] + 1e-3, np.nan):
@@ -162,7 +182,7 @@ def test_a_wrong_entry_is_caught() -> None:
 def test_a_wrong_form_is_caught() -> None:
     numbers, arrays = _results("forward")
     with pytest.raises(
-        problem.DisagreementError, match=r"h_n: expected float32 \(2, 5\), got float64 \(2, 5\)"
+        problem.DisagreementError, match=r"h_n: expected float32 \(1, 2, 5\), got float64 \(1, 2, 5\)"
     ):
         problem.compare("numpy", numbers, arrays | {"h_n": arrays["h_n"].astype(np.float64)})
     with pytest.raises(
@@ -173,14 +193,17 @@ def test_a_wrong_form_is_caught() -> None:
         problem.compare("numpy", numbers, {"y": arrays["y"]})
 
 
-def test_a_step_that_forgets_its_state_is_caught() -> None:
-    numbers, carried = _results("single_step")
+@pytest.mark.parametrize("cell", rows.CELLS)
+def test_a_step_that_forgets_its_state_is_caught(cell: str) -> None:
+    numbers, carried = _results("single_step", cell)
     assert 0 < problem.compare("numpy", numbers, carried) <= 1
-    forgetful = dataclasses.replace(numbers, case="forward")
+    forgetful = dataclasses.replace(numbers, task=dataclasses.replace(numbers.task, case="forward"))
     made = peers.load(["numpy"])[0]["numpy"].build(forgetful, 1)
-    h_n = made.arrays(made.call())["h_n"]
-    with pytest.raises(problem.DisagreementError, match="h_n: expected an error"):
-        problem.compare("numpy", numbers, {"h_n": h_n})
+    after_one = made.arrays(made.call())
+    for name, array in carried.items():
+        with pytest.raises(problem.DisagreementError, match=f"{name}: expected an error"):
+            problem.compare("numpy", numbers, carried | {name: after_one[name]})
+        assert array.shape == after_one[name].shape
 
 
 def test_gradients_that_pile_up_are_caught() -> None:
@@ -230,23 +253,23 @@ def test_a_peer_that_disagrees_is_left_out_only_for_users(
 ) -> None:
     def build(p: problem.Problem, threads: int) -> problem.Run:
         zeros = np.zeros((3, 2, 5), np.float32)
-        return problem.Run(lambda: None, lambda _: {"y": zeros, "h_n": zeros[0]})
+        return problem.Run(lambda: None, lambda _: {"y": zeros, "h_n": zeros[:1]})
 
     real = peers.load(("bptt", "numpy"))[0]
     wrong = {**real, "numpy": Implementation("numpy", "0", build)}
     monkeypatch.setattr(peers, "load", lambda names, strict: (wrong, {}))
-    table = [rows.Row("forward", rows.Shape(3, 2, 3, 5))]
+    table = [rows.Row(rows.Task("forward", rows.Shape(3, 2, 3, 5)))]
     options: dict[str, Any] = {"allowance": measure.until(time.monotonic()), "rounds": 2}
-    with pytest.raises(problem.DisagreementError, match="numpy: forward 3,2,3,5 float32: y: expected"):
+    with pytest.raises(problem.DisagreementError, match="numpy: rnn forward 3,2,3,5 float32: y: expected"):
         measure.measure(table, wrong, tmp_path / "times.json", **options)
     measure.measure(table, wrong, tmp_path / "times.json", **options, strict=False)
     done = results.read(tmp_path / "times.json")
     assert [m.implementation for m in done.measurements] == ["bptt"]
     ((reason, count),) = done.refused.items()
-    assert reason.startswith("numpy: DisagreementError: numpy: forward 3,2,3,5 float32: y: expected")
+    assert reason.startswith("numpy: DisagreementError: numpy: rnn forward 3,2,3,5 float32: y: expected")
     assert count == 1
     monkeypatch.setitem(wrong, "bptt", Implementation("bptt", "0", build))
-    with pytest.raises(problem.DisagreementError, match="bptt: forward"):
+    with pytest.raises(problem.DisagreementError, match="bptt: rnn forward"):
         measure.measure(table, wrong, tmp_path / "times.json", **options, strict=False)
 
 
@@ -261,12 +284,12 @@ def test_the_minute(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shapes = {"forward": 3, "forward_backward": 3, "single_step": 1}
-    tiny = tuple(rows.Row(case, rows.Shape(T, 2, 3, 5)) for case, T in shapes.items())
+    tiny = tuple(rows.Row(rows.Task(case, rows.Shape(T, 2, 3, 5))) for case, T in shapes.items())
     monkeypatch.setattr(minute, "minute", lambda threads: tiny)
     path = tmp_path / "times.json"
     assert minute.main(0.01, 1, path) == 0
     done = results.read(path)
-    assert {(m.case, m.implementation) for m in done.measurements} >= {
+    assert {(m.task.case, m.implementation) for m in done.measurements} >= {
         (case, name) for case in shapes for name in ("bptt", "numpy")
     }
     assert set(done.versions) | set(done.absent) == PEERS | {"bptt"}
@@ -275,7 +298,8 @@ def test_the_minute(
     monkeypatch.undo()
     for row in rows.minute(2):
         assert row.threads == 2
-        assert 1 <= rows.flops(row.case, row.shape) < 3e9
+        assert 1 <= row.task.flops < 1.1e10
+    assert {row.task.cell for row in rows.minute(1)} == set(rows.CELLS)
 
 
 def test_a_process_with_fixed_threads() -> None:
@@ -289,93 +313,6 @@ def test_a_process_with_fixed_threads() -> None:
     assert done.stdout.split()[2:] == ["1", "here"]
     assert machine.usable_cores() == cores
     assert not machine.is_fixed(cores + 1)
-
-
-def test_ratios_and_bars(bench: Any) -> None:
-    shapes = bench("shapes")
-    small, large = rows.Shape(50, 1, 4, 4), rows.Shape(100, 128, 256, 256)
-    flops = 2 * 100 * 128 * 512 * 256
-    assert rows.flops("forward", large) == flops
-    assert rows.flops("forward_backward", large) == 3 * flops
-
-    def measured(shape: Any, threads: int, name: str, seconds: float) -> Any:
-        peak, bandwidth = flops / 0.01 / 2, 50 * 4 * 4 * 4 / 1e-6
-        return results.Measurement("forward", shape, "float32", threads, name, seconds, None, peak, bandwidth)
-
-    measurements = [
-        measured(small, 1, "bptt", 2e-6),
-        measured(small, 1, "jax", 9e-6),
-        measured(small, 1, "onnxruntime", 3e-6),
-        measured(small, 1, "reference", 1e-6),  # not a peer
-        measured(large, 2, "bptt", 0.01),
-        measured(large, 2, "bptt-1-thread", 0.0171),
-        measured(large, 2, "numpy", 0.03),
-    ]
-    bars = {row.group: row for row in shapes.BARS}
-    head, _, first, second = results.table(measurements, bars).splitlines()
-    column = [cell.strip() for cell in head.split("|")].index
-    first_cells, second_cells = ([cell.strip() for cell in line.split("|")] for line in (first, second))
-    assert first_cells[column("best peer / bptt")] == "1.50 (onnxruntime)"
-    assert first_cells[column("of bandwidth")] == "50.0%"
-    assert first_cells[column("bar")] == "1.5 pass"
-    assert second_cells[column("best peer / bptt")] == "3.00 (numpy)"
-    assert second_cells[column("of FMA peak")] == "100.0%"
-    assert second_cells[column("ratio")] == "1.71 (bptt-1-thread / bptt)"
-    assert second_cells[column("bar")] == "1.8 FAIL"
-    chosen = [bars[m.group] for m in (measurements[0], measurements[4])]
-    assert results.tally(measurements, chosen) == "bars: 1 passed, 1 failed, 0 not measured"
-    assert results.tally(measurements[:3], chosen) == "bars: 1 passed, 0 failed, 1 not measured"
-
-
-def test_bars_of_steps_and_of_frozen_layers(bench: Any) -> None:
-    bars = {row.group: row for row in bench("shapes").BARS}
-
-    def verdicts(case: str, shape: Any, kernel_step: float | None, **seconds: float) -> list[str]:
-        row = bars[rows.group_name(case, shape, "float32", 1)]
-        measurements = [
-            results.Measurement(
-                case,
-                shape,
-                "float32",
-                1,
-                name.replace("_", "-"),
-                time,
-                fma_peak=1e11,
-                kernel_step=kernel_step,
-            )
-            for name, time in seconds.items()
-        ]
-        line = results.table(measurements, {row.group: row}).splitlines()[-1]
-        return [cell.strip() for cell in line.split("|")[-4:-1]]
-
-    small, large = rows.Shape(1, 1, 32, 32), rows.Shape(1, 1, 64, 64)
-    assert verdicts("single_step", small, 1e-7, bptt=1.49e-6)[2] == "100% pass"
-    assert verdicts("single_step", small, 1e-7, bptt=1.51e-6)[2] == "100% FAIL"
-    assert verdicts("single_step", large, 2e-6, bptt=3.79e-6)[2] == "100% pass"
-    assert verdicts("single_step", large, 2e-6, bptt=3.81e-6)[2] == "100% FAIL"
-    assert verdicts("single_step", large, None, bptt=1e-6)[2] == "100% not measured"
-    assert verdicts("forward", large, None, bptt=9.0, bptt_frozen=1e-6, numpy=9e-7, onnxruntime=1.6e-6) == [
-        "1.60 (onnxruntime / bptt-frozen)",
-        "1.5 pass",
-        "–",
-    ]
-
-
-def test_every_bar_is_in_the_table_once(bench: Any) -> None:
-    shapes = bench("shapes")
-    groups = [row.group for row in shapes.BARS]
-    assert len(groups) == len(set(groups))
-    ours = {
-        (row.case, str(row.shape)): row.ratio
-        for row in shapes.BARS
-        if row.dtype == "float32" and row.threads == 1
-    }
-    assert ours["forward", "100,1,64,64"] == 2.3
-    assert ours["forward_backward", "100,1,64,64"] == 3.0
-    assert ours["forward_backward", "50,64,1024,1024"] == 1.4
-    assert {row.shape for row in shapes.select("main+odd+short", 1)} >= {
-        row.shape for row in shapes.BARS if row.shape.T > 1
-    }
 
 
 def test_rotation_calls_all_and_keeps_them_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,24 +21,34 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield bench
 
 
-def test_memory_of_a_long_sequence() -> None:
+@pytest.mark.parametrize(("cell", "T"), [("rnn", 10_000), ("lstm", 2000), ("gru", 2000)])
+def test_memory_of_a_long_sequence(cell: str, T: int) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak memory is read from /proc")
-    done = run(BENCH / "memory.py", "--shapes", "10000,4,64,64", "--peers", "bptt")
+    shape = f"{T},4,64,64"
+    done = run(BENCH / "memory.py", "--cells", cell, "--shapes", shape, "--peers", "bptt")
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("| float32 ")]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {cell} | float32 ")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "10000,4,64,64"
-    assert 0.95 < float(cells[5]) <= 1.25
-    assert cells[6] == "1.25 pass"
+    assert cells[2] == shape
+    assert 0.95 < float(cells[6]) <= 1.25
+    assert cells[7] == "1.25 pass"
 
 
 def test_what_memory_has_to_hold(bench: Any) -> None:
-    held = bench("memory").held(rows.Shape(10, 2, 3, 5), "float64")
+    task = rows.Task("forward_backward", rows.Shape(10, 2, 3, 5), "float64")
+    memory = bench("memory")
+    held = memory.held(task)
     assert held["x"] == held["dx"] == 10 * 2 * 3 * 8
     assert held["y"] == 10 * 2 * 5 * 8
     assert held["weights"] == held["gradients"] == (15 + 25 + 10) * 8
     assert held["packed"] == 2 * (15 + 25) * 8
+    assert held["kept"] == 0
+    for cell, gates in (("lstm", 4), ("gru", 3)):
+        more = memory.held(dataclasses.replace(task, cell=cell))
+        assert all(more[name] == held[name] for name in ("x", "y", "dx"))
+        assert all(more[name] == gates * held[name] for name in ("weights", "gradients", "packed"))
+        assert more["kept"] == (gates + 1) * held["y"]
 
 
 def test_exponents(bench: Any) -> None:
@@ -55,13 +66,14 @@ def test_exponents(bench: Any) -> None:
 
 def test_scaling_over_both(tmp_path: Path) -> None:
     picture = tmp_path / "scaling.svg"
-    sizes = ("--sizes", "2,4,8", "--T", "3", "--B", "2", "--H", "4")
+    sizes = ("--cells", "rnn,gru", "--sizes", "2,4,8", "--T", "3", "--B", "2", "--H", "4")
     done = run(BENCH / "scaling.py", *sizes, "--seconds", "0.001", "--rounds", "2", "--picture", picture)
     assert done.returncode == 0, done.stderr
     lines = [line.split(" | ") for line in done.stdout.splitlines() if "| bptt |" in line]
-    assert [cells[:4] for cells in lines] == [
-        [f"| {case}", "bptt", over, fixed]
+    assert [cells[:5] for cells in lines] == [
+        [f"| {cell}", case, "bptt", over, fixed]
         for over, fixed in (("T", "B=2, I=4, H=4"), ("B", "T=3, I=4, H=4"))
+        for cell in ("rnn", "gru")
         for case in ("forward", "forward backward")
     ]
     assert picture.read_text().rstrip().endswith("</svg>")
@@ -71,6 +83,8 @@ def test_scaling_over_both(tmp_path: Path) -> None:
     ("script", "arguments", "message"),
     [
         ("memory.py", ("--peers", "jax"), "peers: expected words out of bptt, torch, got jax"),
+        ("memory.py", ("--cells", "gru,tanh"), "cells: expected words out of rnn, lstm, gru, got tanh"),
+        ("scaling.py", ("--cells", "LSTM"), "cells: expected words out of rnn, lstm, gru, got LSTM"),
         ("memory.py", ("--shapes", "1,2"), "shape: expected T,B,I,H as four integers, got '1,2'"),
         ("scaling.py", ("--over", "H"), "over: expected words out of T, B, got H"),
         ("scaling.py", ("--sizes", "1,2"), "sizes: expected at least 3 different ones, got [1, 2]"),
@@ -90,7 +104,7 @@ def test_wrong_options_of_the_others(script: str, arguments: tuple[str, ...], me
 
 def times(path: Path, numpy: float, reference: float) -> Path:
     """Write a run in which bptt took a second and the others as long as given."""
-    row = rows.Row("forward", rows.Shape(3, 2, 3, 5))
+    row = rows.Row(rows.Task("forward", rows.Shape(3, 2, 3, 5)))
     limits = {"fma_peak": 1e9, "read_bandwidth": None}
     entries = []
     for name, seconds in (("bptt", 1.0), ("numpy", numpy), ("reference", reference)):
@@ -107,7 +121,7 @@ def test_a_fall_is_said_loudly(bench: Any, tmp_path: Path, capsys: pytest.Captur
     assert baseline.main([str(times(tmp_path / "a", 9, 700)), "--update", "--baseline", str(old)]) == 0
     assert baseline.main([str(times(tmp_path / "b", 6.4, 700)), "--baseline", str(old)]) == 0  # by 29%
     out = capsys.readouterr().out
-    assert "| forward 3,2,3,5 float32 1 thread | numpy | 9 | 6.4 | -29% |" in out
+    assert "| rnn forward 3,2,3,5 float32 1 thread | numpy | 9 | 6.4 | -29% |" in out
     assert "- no speedup has fallen by more than 30%" in out
     assert "elsewhere" not in out
 
@@ -119,7 +133,7 @@ def test_a_fall_is_said_loudly(bench: Any, tmp_path: Path, capsys: pytest.Captur
     assert baseline.main([str(new), "--baseline", str(old)]) == 0
     out = capsys.readouterr().out
     assert "| numpy | 9 | 6.2 | -31% FALLEN |" in out
-    assert "!!! forward 3,2,3,5 float32 1 thread: speedup over numpy 9 -> 6.2 (-31%)" in out
+    assert "!!! rnn forward 3,2,3,5 float32 1 thread: speedup over numpy 9 -> 6.2 (-31%)" in out
     assert out.count("speedup over") == 1
     assert "| gone | numpy | 2 | – | not measured |" in out
     assert "- the baseline is from elsewhere: variant: bptt abacus, now bptt avx2" in out

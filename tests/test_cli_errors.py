@@ -127,8 +127,20 @@ def test_bad_places_for_the_model(tmp_path):
         (("--clip", "-1"), "'--clip': -1.0 is not in the range x>=0."),
         (("--threads", "0"), "'--threads': 0 is not in the range x>=1."),
         (("--seed", "-1"), "'--seed': -1 is not in the range x>=0."),
-        (("--cell", "lstm"), "'--cell': 'lstm' is not one of 'tanh', 'relu', 'sigmoid', 'identity'."),
-        (("--layers", "2"), "No such option '--layers'."),
+        (
+            ("--cell", "cnn"),
+            "'--cell': 'cnn' is not one of 'rnn', 'tanh', 'relu', 'sigmoid', 'identity', 'lstm', 'gru'.",
+        ),
+        (("--layers", "0"), "'--layers': 0 is not in the range 1<=x<=1000."),
+        (("--dropout", "1", "--layers", "2"), "'--dropout': 1.0 is not in the range 0<=x<1."),
+        (("--zoneout", "nan"), "'--zoneout': nan is not a finite number."),
+        (("--recurrent-dropout", "-0.5"), "'--recurrent-dropout': -0.5 is not in the range 0<=x<1."),
+        (
+            ("--dropout", "0.5"),
+            "--dropout: expected 0 with one layer, as it acts between layers, got 0.5; "
+            "--recurrent-dropout acts within one",
+        ),
+        (("--bidirectional",), "No such option '--bidirectional'."),
         (
             ("--epochs", "1", "--seconds", "1"),
             "--epochs and --seconds: expected at most one of them, got both",
@@ -167,7 +179,7 @@ def test_a_full_disk(tmp_path, text, monkeypatch, capsys):
     def full(path, run):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("bptt.commands.save_run", full)
+    monkeypatch.setattr("bptt.train_command.save_run", full)
     assert in_process(monkeypatch, tmp_path, "train", text, *TINY, "--epochs", 1, "--quiet") == 1
     message = f"{tmp_path / 'model.safetensors'}: the model could not be saved: No space left on device"
     assert capsys.readouterr().err == f"bptt: error: {message}\n"
@@ -187,7 +199,7 @@ def test_too_little_memory(tmp_path, text, monkeypatch, capsys):
     def greedy(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr("bptt.commands.new_run", greedy)
+    monkeypatch.setattr("bptt.train_command.new_run", greedy)
     assert in_process(monkeypatch, tmp_path, "train", text) == 1
     assert capsys.readouterr().err.startswith("bptt: error: not enough memory; a smaller --hidden")
 

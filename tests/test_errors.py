@@ -84,8 +84,9 @@ def test_linear_options(options, error, message):
 
 
 def test_options_that_do_not_exist_are_refused():
-    with pytest.raises(TypeError, match="num_layers"):
-        bptt.RNN(2, 3, num_layers=2)
+    for layer, option in [(bptt.RNN, "proj_size"), (bptt.GRU, "peepholes"), (bptt.LSTM, "nonlinearity")]:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            layer(2, 3, **{option: 0})
 
 
 # ------------------------------------------------------------------------------------- x

@@ -49,6 +49,13 @@ LINES = {
         "[seed002_m2o_bce: 151 numbers agree",
         "[seed002_T10_vanish: 11 numbers agree",
     ],
+    "copy_delay": [
+        "5 5e-02 ",
+        "40 4e-10 not in 600",
+        "Elman, untrained, delay 40",
+        "The layer: going back, the gradient falls by a factor of 0.55 a step",
+        "LSTM, untrained, delay 40",
+    ],
     "tanh_m2m_m2o": [
         "L after one update of all five 5.796031614",
         "∂L/∂w_h 0.106861004",
@@ -58,6 +65,17 @@ LINES = {
         "[seed003_m2o_scalar: 24 numbers agree",
         "[seed003_m2o_scalar_time_biases: 39 numbers agree",
         "[seed003_m2o_vector: 110 numbers agree",
+    ],
+    "vanishing": [
+        "10 0.896607682 1.000000000 1.000000000 0.350630131 1.000000000 1.000000000",
+        "1 0.308087095 0.387420489 0.037694751 68.719476736",
+        "k = 9 0.056653969",
+        "sum -0.328882662",
+        "[seed002_T10_vanish: 30 numbers agree",
+        "w_h = 0.9: ∂o_40/∂o_0 = 7.546e-03, Lyapunov exponent -0.1222 a step",
+        "w_h = 1.6: ∂o_40/∂o_0 = 3.046e-16, Lyapunov exponent -0.8932 a step",
+        "after 38 steps: the loss reaches the steps 3 to 40 of the input.",
+        "after 4 steps: the loss reaches the steps 37 to 40 of the input.",
     ],
     "yesterday_today_tomorrow": [
         "SSR 0.000200000",
@@ -100,6 +118,13 @@ def succeed(name: str, *options: str, cwd: Path) -> str:
     missing = [line for line in LINES[name] if not re.search(rf"^ ?{re.escape(line)}", text, re.MULTILINE)]
     assert not missing, text
     return text
+
+
+def size_of(picture: Path) -> list[int]:
+    """Width and height of a PNG."""
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    return [int.from_bytes(data[i : i + 4], "big") for i in (16, 20)]
 
 
 def test_every_script_is_tested() -> None:
@@ -146,9 +171,25 @@ def test_sunspots_are_forecast_better_than_by_persistence(tmp_path: Path) -> Non
     )
     assert persistence == pytest.approx(30.43, abs=0.005)
     assert network < 0.7 * persistence
-    picture = (tmp_path / "forecast.png").read_bytes()
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    assert [int.from_bytes(picture[i : i + 4], "big") for i in (16, 20)] == [1080, 480]  # width, height
+    assert size_of(tmp_path / "forecast.png") == [1080, 480]
+
+
+@pytest.mark.parametrize("backend", ["kernels", "reference"])
+def test_vanishing(tmp_path: Path, backend: str) -> None:
+    succeed("vanishing", "--backend", backend, "--out", "terms.png", cwd=tmp_path)
+    assert size_of(tmp_path / "terms.png") == [1000, 750]
+
+
+def test_an_lstm_remembers_what_an_elman_network_does_not(tmp_path: Path) -> None:
+    text = succeed("copy_delay", "--quick", "--out", "reach.png", cwd=tmp_path)
+    rows = re.findall(r"^ (\d+) (\S+) (not in 600|\d+) (\S+) (\S+) (\d+) (\S+)$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["5", "40"]
+    elman, lstm = ([float(row[place]) for row in rows] for place in (1, 4))
+    assert elman[1] < 1e-6 < 1e-2 < lstm[1]  # of the gradient, at the first step
+    assert rows[1][2] == "not in 600"
+    assert float(rows[1][3]) < 0.6
+    assert [float(row[6]) for row in rows] == [1, 1]
+    assert size_of(tmp_path / "reach.png") == [720, 456]
 
 
 def test_sunspots_need_statsmodels_and_say_so(tmp_path: Path) -> None:

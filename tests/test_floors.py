@@ -11,10 +11,12 @@ import bptt
 
 FLOORS = (
     {"kernels", "reference", "checks", "arrays", "interface"},
-    {"layers", "recurrent", "frozen", "stream", "readout", "losses", "tape", "parameters", "targets"},
-    {"network", "sampling", "fitting", "history", "objective", "batches", "optim", "clipping"}
-    | {"text", "training", "checkpoints", "files", "benchmark"},
-    {"cli", "commands", "terminal", "__main__"},
+    {"layers", "lstm", "gru", "recurrent", "frozen", "stream", "readout", "losses", "tape", "parameters"}
+    | {"structure", "initial", "noise", "stack", "targets", "flow"},
+    {"network", "computation", "sampling", "fitting", "evaluation", "history", "objective", "batches"}
+    | {"chunks", "ragged", "states", "optim", "clipping", "text", "settings", "training", "run_state"}
+    | {"checkpoints", "description", "files", "atomic", "benchmark"},
+    {"cli", "commands", "train_command", "flow_command", "usage", "terminal", "plots", "__main__"},
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 PACKAGE = Path(bptt.__file__).parent

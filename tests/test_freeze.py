@@ -13,7 +13,7 @@ from kernel_problems import WORK_TO_SHARE, same
 from numpy_rnn import B, H, I, T, problem
 
 import bptt
-from bptt import kernels
+from bptt.checks import NONLINEARITIES
 
 
 def both(rnn, *arguments, **options):
@@ -29,7 +29,7 @@ def both(rnn, *arguments, **options):
 # ------------------------------------------------------------------------------------- the same bits
 
 
-@pytest.mark.parametrize("nonlinearity", kernels.CELLS)
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_layouts(backend, dtype, nonlinearity, bias, batch_first):
@@ -61,7 +61,7 @@ def test_empty(backend, steps, batch):
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("cell", kernels.CELLS)
+@pytest.mark.parametrize("cell", NONLINEARITIES)
 @pytest.mark.parametrize("tokens", [False, True])
 def test_sizes(cell, tokens, dtype):
     rng = np.random.default_rng(3)
@@ -168,7 +168,7 @@ def test_errors_are_those_of_the_layer(backend, arguments, options):
 def test_what_a_frozen_layer_does_not_do():
     frozen = bptt.RNN(6, 5, seed=0, backend="reference").freeze()
     assert not hasattr(frozen, "record")
-    with raises(TypeError, "rnn: expected an RNN, got FrozenRNN"):
+    with raises(TypeError, "rnn: expected an RNN, LSTM or GRU, got FrozenRNN"):
         bptt.Network(frozen, bptt.Linear(5, 2, backend="reference"))
     with raises(AttributeError, "hidden_size: fixed when the FrozenRNN is made"):
         frozen.hidden_size = 7

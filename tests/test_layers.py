@@ -226,7 +226,7 @@ def test_the_ground_floor_gets_plain_arrays(form, ids):
     unroll = rnn._unroll
 
     def spy(cell, x, state, weights, **options):
-        given.extend([x, *state, *weights])
+        given.extend([x, *state, *weights[:4]])
         return unroll(cell, x, state, weights, **options)
 
     rnn._unroll = spy

@@ -88,6 +88,52 @@ def test_seeds():
     assert same(layer(seed=1, bias=False), {k: v for k, v in layer(seed=1).items() if "bias" not in k})
 
 
+@pytest.mark.parametrize("init", ["uniform", "orthogonal", "identity"])
+def test_first_values_of_one_layer(init):
+    """A seed's values, as they have been from the first version: saved runs rely on them."""
+    p = bptt.RNN(2, 3, seed=0, init=init, dtype=np.float64).parameters
+    rng, bound = np.random.default_rng(0), 1 / math.sqrt(3)
+    expected = [rng.normal(0, 0.001, (3, 2)), np.eye(3), np.zeros((2, 3))]
+    if init != "identity":
+        rng = np.random.default_rng(0)
+        expected = [rng.uniform(-bound, bound, (3, 2)), rng.uniform(-bound, bound, (3, 3))]
+        if init == "orthogonal":
+            rng = np.random.default_rng(0)
+            rng.uniform(-bound, bound, (3, 2))
+            q, r = np.linalg.qr(rng.standard_normal((3, 3)))
+            expected[1] = q * np.sign(np.diagonal(r))
+        expected.append(rng.uniform(-bound, bound, (2, 3)))
+    for value, wanted in zip(p.values(), [*expected[:2], *expected[2]], strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.GRU])
+def test_first_values_of_stacks(layer):
+    def values(**options):
+        return layer(3, 4, **options).parameters
+
+    stack = values(seed=1, num_layers=2, bidirectional=True)
+    assert len({value.tobytes() for value in stack.values()}) == 16  # every one its own
+    for other in (values(seed=1), values(seed=1, num_layers=2, bidirectional=True, bias=False)):
+        for name, value in other.items():
+            np.testing.assert_array_equal(stack[name], value)
+    rounded = values(seed=1, num_layers=2, bidirectional=True, dtype=np.float64)
+    for name, value in rounded.items():
+        np.testing.assert_array_equal(stack[name], value.astype(np.float32))
+
+
+def test_names_in_pytorchs_order():
+    rnn = bptt.RNN(3, 4, num_layers=2, bidirectional=True, layer_norm=True)
+    own = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ln_ih", "weight_ln_hh"]
+    suffixes = ["_l0", "_l0_reverse", "_l1", "_l1_reverse"]
+    assert list(rnn.parameters) == list(rnn.state_dict()) == [name + end for end in suffixes for name in own]
+    assert rnn.parameters["weight_ih_l0_reverse"].shape == (4, 3)
+    assert rnn.parameters["weight_ih_l1"].shape == (4, 8)
+    assert rnn.parameters["weight_ln_hh_l1_reverse"].shape == (4,)
+    assert rnn.output_size == 8
+    np.testing.assert_array_equal(rnn.parameters["weight_ln_ih_l1"], np.ones(4))
+
+
 def test_state_dict_round_trip(backend):
     a = bptt.RNN(I, H, seed=1, backend=backend)
     b = bptt.RNN(I, H, seed=2, backend=backend)
@@ -113,6 +159,24 @@ def test_pickle_and_copy(backend, dtype, duplicate):
     np.testing.assert_array_equal(rnn(x, h_0)[0], y)
 
 
+@pytest.mark.parametrize("layer", [bptt.RNN, bptt.LSTM, bptt.GRU])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))])
+def test_pickle_and_copy_of_stacks(backend, layer, duplicate):
+    options = {"num_layers": 2, "dropout": 0.5, "bidirectional": True, "recurrent_dropout": 0.1}
+    options |= {"zoneout": 0.2, "layer_norm": True, "init": "orthogonal", "batch_first": True}
+    original = layer(I, H, **options, seed=3, backend=backend)
+    x = problem(np.float32)[0]
+    original(x)
+    twin = duplicate(original)
+    assert repr(twin) == repr(original)
+    assert list(twin.parameters) == list(original.parameters)
+    y = original.record(x, seed=1)[0]
+    np.testing.assert_array_equal(twin.record(x, seed=1)[0], y)
+    twin.parameters["weight_hh_l1_reverse"][...] = 0
+    np.testing.assert_array_equal(original.record(x, seed=1)[0], y)
+    assert not np.array_equal(twin.record(x, seed=1)[0], y)
+
+
 def test_a_subclass_may_have_attributes_of_its_own():
     class Named(bptt.RNN):
         pass
@@ -134,6 +198,9 @@ def test_options_are_fixed(name):
         setattr(rnn, name, {} if name == "parameters" else 7)
     assert rnn.hidden_size == H
     assert rnn.parameters
+    for layer, option in [(bptt.LSTM, "proj_size"), (bptt.GRU, "reset_after"), (bptt.GRU, "dropout")]:
+        with pytest.raises(AttributeError, match=f"^{option}: fixed when the {layer.__name__} is made"):
+            setattr(layer(I, H, backend="reference"), option, 2)
 
 
 def test_options_are_kept():
@@ -141,6 +208,13 @@ def test_options_are_kept():
     assert (rnn.input_size, rnn.hidden_size, rnn.nonlinearity) == (2, 3, "relu")
     assert (rnn.bias, rnn.batch_first, rnn.dtype) == (False, True, np.float64)
     assert (rnn.seed, rnn.init, rnn.backend) == (4, "uniform", "kernels")
+    assert (rnn.num_layers, rnn.bidirectional, rnn.layer_norm, rnn.output_size) == (1, False, False, 3)
+    assert (rnn.dropout, rnn.recurrent_dropout, rnn.zoneout) == (0.0, 0.0, 0.0)
+    lstm = bptt.LSTM(2, 3, num_layers=2, dropout=np.float32(0.5), zoneout=(0, 0.25), proj_size=np.int8(2))
+    assert (lstm.dropout, lstm.zoneout, lstm.proj_size, lstm.output_size) == (0.5, (0.0, 0.25), 2, 2)
+    assert (lstm.peepholes, lstm.forget_bias, lstm.bidirectional) == (False, None, False)
+    gru = bptt.GRU(2, 3, bidirectional=np.True_, reset_after=False)
+    assert (gru.bidirectional, gru.reset_after, gru.output_size) == (True, False, 6)
 
 
 # ------------------------------------------------------------------------------------- the rest
@@ -163,12 +237,17 @@ def test_reprs(backend):
         "Gradients(x=(5, 2, 3), h_0=(1, 2, 4), parameters={weight_ih_l0: (4, 3), weight_hh_l0: (4, 4), "
         "bias_ih_l0: (4,), bias_hh_l0: (4,)})"
     )
+    stack = bptt.RNN(3, 4, num_layers=2, dropout=0.5, bidirectional=True, zoneout=0.1, backend=backend)
+    assert repr(stack) == (
+        "RNN(3, 4, num_layers=2, nonlinearity='tanh', dropout=0.5, bidirectional=True, zoneout=0.1, "
+        f"dtype=float32{kernel_part})"
+    )
     y, _, tape = rnn.record(np.zeros((5, 2), np.int64))
     assert repr(tape) == "Tape(nonlinearity='tanh', T=5, B=2, I=3, H=4, tokens, dtype=float32)"
     assert repr(tape.backward(y)).startswith("Gradients(x=None, ")
 
 
-@pytest.mark.parametrize("name", ["unroll", "bptt", "affine", "affine_backward"])
+@pytest.mark.parametrize("name", ["unroll", "pack", "bptt", "affine", "affine_backward"])
 def test_backends_have_the_interface(backend, name):
     def arguments(function):
         parameters = inspect.signature(function).parameters.values()
@@ -200,7 +279,9 @@ def test_import_loads_little():
     )
 
 
-@pytest.mark.parametrize("module", ["bptt.layers", "bptt.readout"])
+@pytest.mark.parametrize(
+    "module", ["bptt.layers", "bptt.lstm", "bptt.gru", "bptt.frozen", "bptt.stream", "bptt.readout"]
+)
 def test_docstring_examples(module):
     result = doctest.testmod(sys.modules[module])
     assert result.attempted > 0

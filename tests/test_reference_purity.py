@@ -12,7 +12,10 @@ import pytest
 from bptt import reference
 
 FOLDER = Path(reference.__file__).parent
-INNER = ("affine", "cells", "expansion", "losses", "unroll")
+INNER = ("affine", "cells", "elman", "expansion", "gru", "losses", "lstm", "normalise")
+INNER += ("preactivations", "records", "step", "sweep", "unroll")
+#: What takes arrays.
+OUTER = ("back", "boundary", "conversion", "readout", "stepper")
 ALLOWED = {"__future__", "collections.abc", "math", "typing"}
 
 
@@ -23,12 +26,13 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add("." * node.level + (node.module or ""))
+            start = "." * node.level
+            found |= {start + node.module} if node.module else {start + alias.name for alias in node.names}
     return found
 
 
 def test_no_other_module() -> None:
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*INNER, "boundary", "__init__"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*INNER, *OUTER, "__init__"}
     assert {path.suffix for path in FOLDER.iterdir() if path.is_file()} == {".py"}
 
 
@@ -38,9 +42,12 @@ def test_inner_modules_import_only_each_other(module: str) -> None:
 
 
 def test_boundary_imports_no_kernels() -> None:
-    allowed = ALLOWED | {"numpy", "numpy.typing", "..arrays"} | {f".{name}" for name in INNER}
-    assert imports(FOLDER / "boundary.py") <= allowed
-    assert imports(FOLDER / "__init__.py") <= {".boundary", ".cells"}
+    allowed = (
+        ALLOWED | {"types", "numpy", "numpy.typing", "..arrays"} | {f".{name}" for name in INNER + OUTER}
+    )
+    for module in OUTER:
+        assert imports(FOLDER / f"{module}.py") <= allowed
+    assert imports(FOLDER / "__init__.py") <= {".cells"} | {f".{name}" for name in OUTER}
 
 
 def test_inner_modules_run_without_numpy(tmp_path: Path) -> None:
@@ -52,14 +59,16 @@ def test_inner_modules_run_without_numpy(tmp_path: Path) -> None:
         (package / f"{module}.py").write_text((FOLDER / f"{module}.py").read_text())
     program = (
         "import sys\n"
-        "from plain.unroll import Parameters, bptt, unroll\n"
+        "from plain.records import Parameters\n"
+        "from plain.sweep import bptt\n"
+        "from plain.unroll import unroll\n"
         "import plain.expansion, plain.losses\n"
-        "w = Parameters([[2.0]], [[3.0]], None, None)\n"
-        "y = unroll('identity', [[[1.0]], [[5.0]]], [[7.0]], w)\n"
-        "assert y == [[[23.0]], [[79.0]]]\n"
-        "dx, dh_0, dw = bptt('identity', [[[1.0]], [[5.0]]], [[7.0]], y, w, None, [[1.0]])\n"
-        "assert (dx, dh_0) == ([[[6.0]], [[2.0]]], [[9.0]])\n"
-        "assert dw == ([[8.0]], [[44.0]], None, None)\n"
+        "w = Parameters([[2.0]], [[3.0]])\n"
+        "run, final = unroll('identity', [[[1.0]], [[5.0]]], [([7.0],)], w)\n"
+        "assert (run.states, final) == ([[([23.0],)], [([79.0],)]], [([79.0],)])\n"
+        "dx, dinitial, dw = bptt('identity', run, w, None, [([1.0],)])\n"
+        "assert (dx, dinitial) == ([[[6.0]], [[2.0]]], [([9.0],)])\n"
+        "assert dw == Parameters([[8.0]], [[44.0]])\n"
         "assert 'numpy' not in sys.modules\n"
         "print('done')\n"
     )
@@ -73,6 +82,6 @@ def test_inner_modules_run_without_numpy(tmp_path: Path) -> None:
 
 
 def test_interface() -> None:
-    names = {"CELLS", "affine", "affine_backward", "bptt", "softmax_cross_entropy", "terms", "unroll"}
-    assert names <= set(reference.__all__)
-    assert reference.CELLS == ("tanh", "relu", "sigmoid", "identity")
+    names = {"CELLS", "Stepper", "affine", "affine_backward", "bptt", "pack", "short_call"}
+    assert names | {"softmax_cross_entropy", "terms", "unroll"} <= set(reference.__all__)
+    assert reference.CELLS == ("tanh", "relu", "sigmoid", "identity", "lstm", "gru", "gru_reset_before")

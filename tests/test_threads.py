@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from kernel_problems import WORK_TO_SHARE, differing, problem, results
+from kernel_problems import WORK_TO_SHARE, differing, extras, problem, results
 
 pytestmark = pytest.mark.kernels
 
@@ -21,16 +21,23 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 PRELUDE = """
 import os, sys, threading, time, warnings
 import numpy as np
-from kernel_problems import differing, problem, results, forward, backward
+from kernel_problems import backward, differing, extras, forward, forward_results, problem, results
 from bptt import kernels
 
 def pool():
     return [t for t in threading.enumerate() if t.name == "bptt"]
 
-def shared(**options):
-    p = problem(40, 33, 70, 130, dtype=np.float32, **options)  # past WORK_TO_SHARE
-    return p
+def shared(**options):  # past WORK_TO_SHARE
+    return problem(40, 33, 70, 130, dtype=np.float32, **options)
 """
+#: What is shared out: a cell, and what disturbs its rows.
+SHARED = {
+    "tanh": "",
+    "lstm": "cell='lstm'",
+    "lstm and all options": "cell='lstm', features=extras('lstm')",
+    "gru and all options": "cell='gru', features=extras('gru')",
+    "gru_reset_before": "cell='gru_reset_before'",
+}
 
 
 def start(script):
@@ -58,7 +65,7 @@ def run(script, timeout=60):
 
 
 def test_the_shape_is_shared():
-    assert WORK_TO_SHARE < 2 * 40 * 33 * 130 * 200
+    assert WORK_TO_SHARE < 2 * 40 * 33 * 130 * 200  # of gated cells and with options there is more to do
 
 
 def test_the_pool_starts_on_first_use():
@@ -81,16 +88,17 @@ assert len(pool()) == 3
 @posix
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("during", [False, True])
-def test_fork_after_use(during):
+@pytest.mark.parametrize("what", ["tanh", "lstm and all options"])
+def test_fork_after_use(what, during):
     """Both halves go on, also when another Python thread is in a call at that moment."""
     script = f"""
-expected = results(shared())
-assert differing(results(shared(), threads=3), expected) == []
+expected = results(shared({SHARED[what]}))
+assert differing(results(shared({SHARED[what]}), threads=3), expected) == []
 assert len(pool()) == 2
 stop = False
 def loop():
     while not stop:
-        assert differing(results(shared(), threads=3), expected) == []
+        assert differing(results(shared({SHARED[what]}), threads=3), expected) == []
 other = threading.Thread(target=loop)
 if {during}:
     other.start()
@@ -103,10 +111,10 @@ for _ in range(4):
     if child == 0:
         good = pool() == []
         for threads in (2, 3, 1):
-            good &= differing(results(shared(), threads=threads), expected) == []
+            good &= differing(results(shared({SHARED[what]}), threads=threads), expected) == []
         os._exit(0 if good and len(pool()) == 2 else 1)
     children.append(child)
-    assert differing(results(shared(), threads=3), expected) == []
+    assert differing(results(shared({SHARED[what]}), threads=3), expected) == []
 for child in children:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 stop = True
@@ -118,9 +126,14 @@ print("both")
     assert run(script) == ["both"]
 
 
-def test_calls_from_many_threads_at_once():
+@pytest.mark.parametrize("cells", [["tanh"], ["lstm"], ["gru"], ["gru_reset_before", "lstm", "relu", "gru"]])
+@pytest.mark.parametrize("plain", [True, False])
+def test_calls_from_many_threads_at_once(plain, cells):
     shapes = [(40, 33, 70, 130), (60, 17, 90, 130), (3, 2, 4, 5), (300, 7, 50, 65)]
-    problems = [problem(*shape, dtype=np.float32, seed=n) for n, shape in enumerate(shapes * 2)]
+    problems = []
+    for n, (shape, cell) in enumerate(zip(shapes * 2, cells * (8 // len(cells)), strict=True)):
+        features = () if plain else extras(cell)
+        problems.append(problem(*shape, cell=cell, dtype=np.float32, features=features, seed=n))
     alone = [results(p) for p in problems]
     wrong, barrier = [], threading.Barrier(len(problems))
 
@@ -142,7 +155,7 @@ def test_calls_from_many_threads_at_once():
 
 
 LEAVING = """
-p = problem({steps}, 2, 8, 1024, dtype=np.float32)
+p = problem({steps}, 2, 8, {hidden}, cell={cell!r}, dtype=np.float32)
 def call():
     results(p, threads={threads})
 for _ in range({callers}):
@@ -158,35 +171,67 @@ libc.__cxa_atexit(ctypes.cast(libc.usleep, ctypes.c_void_p), ctypes.c_void_p(1_0
 """
 
 
+@pytest.mark.parametrize(("cell", "hidden"), [("tanh", 1024), ("lstm", 512)])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs __cxa_atexit")
-def test_leaving_during_a_call_of_a_daemon_thread(slow, threads):
+def test_leaving_during_a_call_of_a_daemon_thread(slow, threads, cell, hidden):
     """The interpreter ends under it; what the call still wants of it then must not crash."""
-    script = LEAVING.format(steps=3000, threads=threads, daemon=True, callers=5)
+    script = LEAVING.format(steps=3000, threads=threads, daemon=True, callers=5, cell=cell, hidden=hidden)
     begin = time.monotonic()
     assert run((SLOW_EXIT if slow else "") + script, timeout=30) == ["left"]
     assert time.monotonic() - begin < 20  # nobody waits for the call
 
 
+@pytest.mark.parametrize(("cell", "hidden"), [("tanh", 1024), ("lstm", 512)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_leaving_waits_for_other_threads(threads):
-    assert run(LEAVING.format(steps=400, threads=threads, daemon=False, callers=2), timeout=30) == ["left"]
+def test_leaving_waits_for_other_threads(threads, cell, hidden):
+    script = LEAVING.format(steps=400, threads=threads, daemon=False, callers=2, cell=cell, hidden=hidden)
+    assert run(script, timeout=30) == ["left"]
 
 
 # ------------------------------------------------------------------------------------- Ctrl-C
 
 WIDE = "p = problem(4000, 2, 8, 2048, dtype=np.float32, dy=False)"
+GATED = "p = problem(3000, 2, 8, 1024, cell={cell!r}, features={features}, dtype=np.float32, dy=False)"
 #: A call of a second and more, with what it needs before.
 CALLS = {
     "unroll": (WIDE, "forward(p, threads={threads})"),
     "unroll one row": (WIDE.replace("4000, 2", "4000, 1"), "forward(p, threads={threads})"),
+    "unroll one row, weights in no cache": (
+        "p = problem(1000, 1, 128, 4096, dtype=np.float32, dy=False)",
+        "forward(p, threads={threads})",
+    ),
+    "lstm": (GATED.format(cell="lstm", features=()), "forward(p, threads={threads})"),
+    "lstm, nothing kept": (
+        GATED.format(cell="lstm", features=()),
+        "forward(p, keep=False, threads={threads})",
+    ),
+    "lstm, options": (
+        GATED.format(cell="lstm", features=["reset", "reverse", "dropout", "zoneout"]),
+        "forward(p, threads={threads})",
+    ),
+    "gru": (GATED.format(cell="gru", features=()), "forward(p, threads={threads})"),
+    "gru_reset_before": (GATED.format(cell="gru_reset_before", features=()), "forward(p, threads={threads})"),
     "unroll narrow": (
         "p = problem(30_000_000, 1, 1, 1, dtype=np.float32, dy=False)",
         "forward(p, threads={threads})",
     ),
     "bptt": (
         "p = problem(1000, 40, 8, 1024, dtype=np.float32); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "lstm bptt": (
+        "p = problem(1000, 40, 8, 512, cell='lstm', dtype=np.float32); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "gru bptt, options": (
+        "p = problem(1000, 40, 8, 512, cell='gru', features=['reset', 'reverse', 'dropout', 'zoneout'],"
+        " dtype=np.float32); saved = forward(p)[2]",
+        "backward(p, saved, threads={threads})",
+    ),
+    "lstm depth": (
+        "p = problem(100, 2, 8, 1024, cell='lstm', dtype=np.float32, depth=60); saved = forward(p)[2]",
         "backward(p, saved, threads={threads})",
     ),
     "depth": (
@@ -279,19 +324,27 @@ print(len(results(shared())))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
-@pytest.mark.parametrize("call", ["unroll", "bptt", "depth", "tokens", "affine", "affine_backward"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_memory_runs_out(call, threads):
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        *((call, "tanh") for call in ("unroll", "bptt", "depth", "tokens", "affine", "affine_backward")),
+        *(("unroll", what) for what in SHARED if what != "tanh"),
+        *(("bptt", what) for what in SHARED if what != "tanh"),
+    ],
+)
+def test_memory_runs_out(call, what, threads):
     """Wherever it runs out, MemoryError, and everything released: with enough of it the call succeeds."""
     script = f"""
 import resource
 name = {call!r}
-p = problem(2, 4000, 9, 130, dtype=np.float32, tokens=name == "tokens", depth=2 if name == "depth" else None)
+options = dict({SHARED[what]}) | dict(tokens=name == "tokens", depth=2 if name == "depth" else None)
+p = problem(2, 4000, 9, 130 if {what == "tanh"} else 40, dtype=np.float32, **options)
 rng = np.random.default_rng(0)
 a, w, d = (rng.normal(size=s) for s in ((20_000, 50), (60, 50), (20_000, 60)))
 def call():
     if name == "unroll":
-        return dict(enumerate(forward(p, threads={threads})[:2]))
+        return forward_results(p, threads={threads})[0]
     if name == "affine":
         return {{0: kernels.affine(a, w, None, threads={threads})}}
     if name == "affine_backward":

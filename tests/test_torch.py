@@ -1,35 +1,29 @@
-"""Agreement with torch.nn.RNN: outputs, final states and all gradients."""
+"""Agreement with the recurrent layers of PyTorch: outputs, final states and all gradients."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
+import torch_problems
+from torch_problems import Configuration, both, our_results, their_results
 
 import bptt
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.kernels
+pytestmark = [
+    pytest.mark.kernels,
+    # said once, of what PyTorch does then
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning"),
+]
 
-#: T, B, I, H: multiples of nothing, one of everything, whole vectors, several blocks of the backward pass.
-SHAPES = [(1, 1, 1, 1), (7, 3, 5, 4), (12, 9, 17, 33), (5, 2, 40, 64), (70, 5, 3, 19), (4, 50, 8, 130)]
-
-
-def cases():
-    """Each set of options twice, with other shapes; relu and tanh, float32 and float64 in turn."""
-    switches = [True, False]
-    options = list(itertools.product(switches, switches, switches, switches, ["tanh", "relu"]))
-    for n, option in enumerate(options + options[::-1]):
-        dtype = "float32" if (n // 2 + n // 32) % 2 else "float64"
-        yield *SHAPES[n % len(SHAPES)], *option, dtype, n
+CONFIGURATIONS = torch_problems.configurations(400)
 
 
 def close(name, actual, expected, K):
     """Both sides round: twice the tolerance against exact values, relative to the largest entry."""
-    expected = expected.detach().numpy()
     assert actual.dtype == expected.dtype, name
     assert actual.shape == expected.shape, name
     unit = 4e-14 if actual.dtype == np.float64 else 1e-6 * math.sqrt(K)
@@ -37,37 +31,51 @@ def close(name, actual, expected, K):
     assert error <= unit * np.abs(expected).max(initial=0.0), f"{name}: off by {error}"
 
 
-@pytest.mark.parametrize(
-    ("T", "B", "I", "H", "bias", "batch_first", "unbatched", "state", "nonlinearity", "dtype", "seed"),
-    list(cases()),
-)
-def test_agreement(T, B, I, H, bias, batch_first, unbatched, state, nonlinearity, dtype, seed):
-    ours = bptt.RNN(
-        I, H, nonlinearity=nonlinearity, bias=bias, batch_first=batch_first, dtype=dtype, seed=seed
-    )
-    theirs = torch.nn.RNN(
-        I, H, nonlinearity=nonlinearity, bias=bias, batch_first=batch_first, dtype=getattr(torch, dtype)
-    )
-    # the names fit without conversion
-    theirs.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in ours.parameters.items()})
-    rng = np.random.default_rng(seed)
-    rows = (T,) if unbatched else (B, T) if batch_first else (T, B)
-    states = (1, H) if unbatched else (1, B, H)
-    shapes = ((*rows, I), states, (*rows, H), states)
-    x, h_0, dy, dh_n = (rng.normal(size=shape).astype(dtype) for shape in shapes)
-    x_t, h_0_t = (torch.from_numpy(a.copy()).requires_grad_() for a in (x, h_0))
+def test_the_configurations_cover_every_pair_of_options():
+    assert len(set(CONFIGURATIONS)) == 400
+    assert torch_problems.pairs() <= torch_problems.covered(CONFIGURATIONS)
 
-    y, h_n, tape = ours.record(x, h_0 if state else None)
-    y_t, h_n_t = theirs(x_t, h_0_t if state else None)
-    close("y", y, y_t, I + H)
-    close("h_n", h_n, h_n_t, I + H)
 
-    gradients = tape.backward(dy, dh_n)
-    torch.autograd.backward([y_t, h_n_t], [torch.from_numpy(dy), torch.from_numpy(dh_n)])
-    close("x", gradients.x, x_t.grad, T * H)
-    if state:
-        close("h_0", gradients.h_0, h_0_t.grad, T * H)
-    named = dict(theirs.named_parameters())
-    assert gradients.parameters.keys() == named.keys()
-    for name, parameter in named.items():
-        close(name, gradients.parameters[name], parameter.grad, T * (B + H))
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=torch_problems.label)
+def test_agreement(configuration: Configuration):
+    q = both(torch, configuration)
+    ours = our_results(q, configuration.state)
+    theirs = their_results(torch, q, configuration.state)
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        close(name, ours[name], expected, q.addends)
+
+
+@pytest.mark.parametrize("layer", torch_problems.LAYERS)
+def test_the_names_fit(layer, dtype):
+    """State dicts load in both directions, the parameters in the same order."""
+    choices = {name: values[-1] for name, values in torch_problems.CHOICES.items() if name != "layer"}
+    configuration = Configuration(layer=layer, seed=0, **choices | {"bias": True, "dtype": dtype.__name__})
+    q = both(torch, configuration)
+    assert [*q.ours.parameters] == [name for name, _ in q.theirs.named_parameters()]
+    name, options = torch_problems.LAYERS[layer]
+    other = getattr(bptt, name)(
+        q.ours.input_size,
+        q.ours.hidden_size,
+        num_layers=q.ours.num_layers,
+        bidirectional=q.ours.bidirectional,
+        dtype=dtype,
+        seed=1,
+        **{option: getattr(q.ours, option) for option in options},
+    )
+    q.theirs.load_state_dict({key: torch.from_numpy(value) for key, value in other.state_dict().items()})
+    for key, value in q.theirs.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), other.parameters[key])
+
+
+@pytest.mark.parametrize("layer", torch_problems.LAYERS)
+def test_longer_sequences(layer, dtype):
+    """500 steps, in both directions."""
+    choices = {"num_layers": 1, "bidirectional": True, "bias": True, "batch": "time first", "lengths": True}
+    configuration = Configuration(
+        layer=layer, shape=(500, 3, 6, 20), state=True, dtype=dtype.__name__, seed=3, **choices
+    )
+    q = both(torch, configuration)
+    ours, theirs = our_results(q, True), their_results(torch, q, True)
+    for name, expected in theirs.items():
+        close(name, ours[name], expected, q.addends)

@@ -6,41 +6,13 @@ import signal
 
 import numpy as np
 import pytest
+from tiny_runs import TEXT, state_of, step, tiny_run
 
 from bptt.checkpoints import load_run, save_run
+from bptt.settings import Limit
 from bptt.terminal import Interrupts, Progress, duration, printable
-from bptt.text import bits_per_character, default_corpus
-from bptt.training import DivergedError, Limit, Settings, new_run, train
-
-TEXT = default_corpus()[5000:5400]
-TINY = Settings(hidden=4, steps_per_chunk=8, batch=3, seed=7)  # 380 characters, 126 steps: 16 chunks an epoch
-
-
-def tiny_run(epochs=2, **changes):
-    settings = Settings(**(vars(TINY) | changes))
-    return new_run(settings, Limit(epochs=epochs), TEXT, backend="reference")
-
-
-def state_of(run):
-    """Everything that a step may change, for comparison with ==."""
-    arrays = dict(run.network.parameters) | {"hidden": run.hidden}
-    scalars = {}
-    for name, value in run.optimizer.state_dict().items():
-        (arrays if isinstance(value, np.ndarray) else scalars)[name] = value
-    counters = {name: value for name, value in vars(run.counters).items() if name != "seconds"}
-    return (
-        {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()},
-        scalars,
-        counters,
-        run.rng.bit_generator.state,
-    )
-
-
-def step(run):
-    if run.evaluation_due:
-        run.note_validation(run.evaluate())
-    run.update(*run.gradients())
-
+from bptt.text import bits_per_character
+from bptt.training import DivergedError, train
 
 # --------------------------------------------------------------------------------------------- the run
 
@@ -53,9 +25,9 @@ def test_an_epoch_trains_on_every_step_of_every_stream():
     counters = run.counters
     assert (counters.epoch, counters.chunk, counters.steps, counters.characters) == (1, 0, 16, 3 * 126)
     assert counters.offset != first
-    assert not run.hidden.any()
+    assert not run.state[0].any()
     step(run)
-    assert run.hidden.any()
+    assert run.state[0].any()
     assert (counters.epoch, counters.chunk, counters.steps) == (1, 1, 17)
 
 
@@ -71,10 +43,10 @@ def test_the_state_is_carried_and_the_update_is_that_of_the_settings():
         np.testing.assert_allclose(
             value, before[name] - 0.5 * 0.01 / norm * expected[name], rtol=1e-4, atol=1e-7
         )
-    assert np.array_equal(run.hidden, gradients.h_n)
+    assert np.array_equal(run.state[0], gradients.h_n)
     assert run.counters.training_bits == loss / math.log(2)
     inputs, targets = run.streams.chunk(1, run.counters.offset)
-    assert run.gradients()[0] == run.network.loss(inputs, targets, run.hidden)
+    assert run.gradients()[0] == run.network.loss(inputs, targets, *run.state)
     assert run.gradients()[0] != run.network.loss(inputs, targets)
 
 

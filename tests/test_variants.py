@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from kernel_problems import close, problem, results
+from kernel_problems import close, extras, of_rows, problem, results, same, tolerances
 
 from bptt import kernels
 
@@ -125,19 +125,34 @@ sys.meta_path.insert(0, Broken())
 
 
 @pytest.mark.parametrize("cell", kernels.CELLS)
-@pytest.mark.parametrize("depth", [None, 3])
-def test_variants_agree(cell, depth, dtype):
+@pytest.mark.parametrize("way", ["plain", "depth", "options"])
+def test_variants_agree(cell, way, dtype):
     modules = [importlib.import_module(f"bptt.kernels._{name}") for name in kernels.available()]
     # relu's derivative jumps where a rounding error changes a sign: one step only
     T = 1 if cell == "relu" else 20
-    for B, I, H in ((5, 9, 33), (1, 40, 64), (13, 3, 130)):
-        p = problem(T, B, I, H, cell=cell, dtype=dtype, depth=depth)
+    options = {"depth": 3} if way == "depth" else {"features": extras(cell)} if way == "options" else {}
+    for B, I, H in ((5, 9, 33), (1, 40, 64), (13, 8, 130)):
+        p = problem(T, B, I, H, cell=cell, dtype=dtype, **options)
         first, *rest = (results(p, module=module) for module in modules)
+        # both are off
+        bounds = {name: 2 * bound for name, bound in tolerances(p).items()}
         for other in rest:
             assert other.keys() == first.keys()
             for name, value in other.items():
-                # both are off
-                close(name, value, first[name].astype(np.float64), T * (B + I + H), double=4e-14, single=1e-6)
+                close(name, value, first[name].astype(np.float64), T * (B + I + H), **bounds)
+
+
+@pytest.mark.parametrize("name", kernels.available())
+def test_every_row_of_every_variant(name, dtype):
+    """Rows in batches of any size: the tile's heights and widths differ from variant to variant."""
+    module = importlib.import_module(f"bptt.kernels._{name}")
+    for cell in kernels.CELLS:
+        p = problem(3, 67, 9, 21, cell=cell, dtype=dtype, features=extras(cell))
+        whole = results(p, module=module)
+        for rows in ([0], [66], [3, 5], [*range(7, 20)], [*range(1, 66)]):
+            part = results(of_rows(p, np.array(rows)), module=module)
+            for result in {"y", "h_n", "c_n", "x", "h_0", "c_0"} & whole.keys():
+                assert same(part[result], whole[result][..., rows, :]), (cell, result, rows)
 
 
 def test_variants_offer_the_same():

@@ -1,36 +1,46 @@
-"""Cuts of a data set: an epoch into batches of rows, a batch into chunks of time steps."""
+"""A data set in batches of rows: the arrays or the iterable that a user gave, checked and cut."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bptt import checks
+from bptt import checks, ragged
+from bptt.arrays import Mask, Tokens
 
 if TYPE_CHECKING:
     from bptt.network import Network
 
-#: One batch: x and its targets.
-Batch = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+#: What a batch of an iterable may be.
+FORMS = "(x, targets), (x, targets, lengths) or (x, targets, lengths, reset)"
 
 
-def prepare(network: Network, x: Any, targets: Any) -> Batch:
+class Batch(NamedTuple):
+    """Sequences side by side, checked and time-major."""
+
+    x: npt.NDArray[Any]  # (T, B, I), or token ids (T, B)
+    targets: npt.NDArray[Any]  # (T, B) or (T, B, O); many-to-one (B,) or (B, O)
+    lengths: Tokens | None = None  # (B,)
+    reset: Mask | None = None  # (T, B)
+
+
+def prepare(network: Network, x: Any, targets: Any, lengths: Any = None, reset: Any = None) -> Batch:
     """Check a whole data set before anything is computed with it.
 
     Parameters
     ----------
     network : Network
         Whose layouts and loss they must fit.
-    x, targets : array_like
+    x, targets, lengths, reset : array_like
         As ``Network.fit`` takes them.
 
     Returns
     -------
-    tuple of ndarray
-        x and targets; the latter with the axis O that may have been left out.
+    Batch
+        Of views where that goes; with the batch axis and the axis O that may have been left out.
 
     Raises
     ------
@@ -42,42 +52,39 @@ def prepare(network: Network, x: Any, targets: Any) -> Batch:
     if x.dtype.kind in "iu" or x.ndim not in (2, 3):
         # All token ids are looked at; a float array of the wrong dtype or width shows in the first batch.
         checks.sequence(x, rnn.input_size, rnn.dtype, rnn.batch_first)
-    leading = x.shape[: 2 if batched(x) else 1]
+    batched = x.ndim == (2 if x.dtype.kind in "iu" else 3)
+    batch_first = batched and rnn.batch_first
+    T = x.shape[1 if batch_first else 0]
+    B = x.shape[0 if batch_first else 1] if batched else 1
+    network._refuse(reset)
+    if lengths is not None:
+        lengths = checks.lengths(lengths, T, B, batched)
+    if reset is not None:
+        reset = checks.reset(reset, T, B, batched, rnn.batch_first)
+    leading, mask = x.shape[: 2 if batched else 1], None
     if network.many_to_one:
-        axis = batch_axis(network, x)
-        leading = () if axis is None else (x.shape[axis],)
-    s_shape = (*leading, network.readout.out_features)
-    return x, network.objective.check(targets, s_shape, rnn.dtype)
-
-
-def batched(x: npt.NDArray[Any]) -> bool:
-    """Whether x has a batch axis."""
-    return x.ndim == (2 if x.dtype.kind in "iu" else 3)
-
-
-def batch_axis(network: Network, x: npt.NDArray[Any]) -> int | None:
-    """Axis of the batch rows of x; None if x is one unbatched sequence."""
-    if not batched(x):
-        return None
-    return 0 if network.rnn.batch_first else 1
-
-
-def time_axis(network: Network, x: npt.NDArray[Any]) -> int:
-    """Axis of the time steps of x, and of many-to-many targets."""
-    return 1 if batched(x) and network.rnn.batch_first else 0
+        leading = (B,) if batched else ()
+    elif lengths is not None:
+        mask = ragged.within(lengths if batched else lengths[0], T, batch_first=batch_first)
+    targets = network.objective.check(targets, (*leading, network.readout.out_features), rnn.dtype, mask)
+    if not batched:
+        x, targets = x[:, np.newaxis], targets[np.newaxis if network.many_to_one else (slice(None), None)]
+    elif batch_first:
+        x, targets = x.swapaxes(0, 1), targets if network.many_to_one else targets.swapaxes(0, 1)
+    return Batch(x, targets, lengths, reset)
 
 
 def batches(
     network: Network, data: Batch, batch_size: int | None, rng: np.random.Generator | None
 ) -> Iterator[Batch]:
-    """Cut arrays into batches of rows.
+    """Cut a data set into batches of rows.
 
     Parameters
     ----------
     network : Network
-        Whose layouts they have.
-    data : tuple of ndarray
-        x and targets.
+        Whose data they are.
+    data : Batch
+        All of them.
     batch_size : int or None
         Rows a batch; None for all.  The last batch may have fewer.
     rng : numpy.random.Generator or None
@@ -85,54 +92,21 @@ def batches(
 
     Yields
     ------
-    tuple of ndarray
-        x and targets of a batch.
+    Batch
     """
-    x, targets = data
-    axis = batch_axis(network, x)
-    if axis is None or batch_size is None or x.shape[axis] <= batch_size:
+    B = data.x.shape[1]
+    if batch_size is None or batch_size >= B:
         yield data  # nothing to choose: the order of rows within a batch means nothing
         return
-    rows = np.arange(x.shape[axis]) if rng is None else rng.permutation(x.shape[axis])
-    target_axis = 0 if network.many_to_one else axis
-    for start in range(0, len(rows), batch_size):
+    rows = np.arange(B) if rng is None else rng.permutation(B)
+    for start in range(0, B, batch_size):
         some = rows[start : start + batch_size]
-        yield np.take(x, some, axis=axis), np.take(targets, some, axis=target_axis)
-
-
-def chunks(network: Network, data: Batch, truncation: int | None) -> Iterator[tuple[Any, Any]]:
-    """Cut a batch into chunks of time steps.
-
-    Parameters
-    ----------
-    network : Network
-        Whose layouts they have.
-    data : tuple of ndarray
-        x and targets of a batch.
-    truncation : int or None
-        Time steps a chunk; None for one chunk.  Many-to-one: cut from the end, so that the last chunk, the
-        only one with a loss, is a whole one.
-
-    Yields
-    ------
-    tuple
-        x of the chunk, and its targets or None if it has no loss.
-    """
-    x, targets = data
-    axis = time_axis(network, x)
-    steps = x.shape[axis]
-    if truncation is None or steps <= truncation:
-        yield data
-        return
-    # cut from the end: starts ..., steps - 2 truncation, steps - truncation
-    begin = -(-steps % truncation) if network.many_to_one else 0
-    for start in range(begin, steps, truncation):
-        stop = start + truncation
-        part = (slice(None),) * axis + (slice(max(start, 0), stop),)
-        if network.many_to_one:
-            yield x[part], targets if stop == steps else None
-        else:
-            yield x[part], targets[part]
+        yield Batch(
+            np.take(data.x, some, axis=1),
+            np.take(data.targets, some, axis=0 if network.many_to_one else 1),
+            None if data.lengths is None else data.lengths[some],
+            None if data.reset is None else data.reset[:, some],
+        )
 
 
 def pairs(network: Network, source: Iterable[Any], name: str = "x") -> Iterator[Batch]:
@@ -143,37 +117,40 @@ def pairs(network: Network, source: Iterable[Any], name: str = "x") -> Iterator[
     network : Network
         Whose layouts and loss they must fit.
     source : iterable
-        Of pairs (x, targets).
+        Of tuples or lists as in ``FORMS``.
     name : str
         What to call it in a message.
 
     Yields
     ------
-    tuple of ndarray
-        x and targets.
+    Batch
 
     Raises
     ------
     TypeError
-        If an element is not a pair.
+        If an element is no such tuple.
     """
     for number, batch in enumerate(source):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TypeError(
-                f"{name}: expected batches (x, targets), got {type(batch).__name__} as batch {number}"
-            )
+        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
+            raise TypeError(f"{name}: expected batches {FORMS}, got {_kind(batch)} as batch {number}")
         yield prepare(network, *batch)
 
 
+def _kind(value: Any) -> str:
+    """Say what somebody gave for a batch."""
+    many = f" of {len(value)}" if isinstance(value, (tuple, list)) else ""
+    return f"{type(value).__name__}{many}"
+
+
 def step_count(network: Network, data: Batch, batch_size: int | None, truncation: int | None) -> int:
-    """How many optimiser steps an epoch over arrays takes, chunks without loss terms included.
+    """How many optimiser steps an epoch over arrays takes at most: chunks without loss terms make none.
 
     Parameters
     ----------
     network : Network
-        Whose layouts they have.
-    data : tuple of ndarray
-        x and targets.
+        Whose data they are.
+    data : Batch
+        All of them.
     batch_size, truncation : int or None
         As in ``fit``.
 
@@ -181,16 +158,14 @@ def step_count(network: Network, data: Batch, batch_size: int | None, truncation
     -------
     int
     """
-    x, _ = data
-    axis, steps = batch_axis(network, x), x.shape[time_axis(network, x)]
-    rows = 1 if axis is None or batch_size is None else -(-x.shape[axis] // batch_size)
-    return rows if truncation is None or network.many_to_one else rows * max(1, -(-steps // truncation))
+    T, B = data.x.shape[:2]
+    rows = 1 if batch_size is None else -(-B // batch_size)
+    return rows if truncation is None or network.many_to_one else rows * max(1, -(-T // truncation))
 
 
 def training_batches(
     network: Network,
-    x: Any,
-    targets: Any,
+    given: tuple[Any, Any, Any, Any],
     batch_size: int | None,
     rng: np.random.Generator | None,
     truncation: int | None,
@@ -202,8 +177,8 @@ def training_batches(
     ----------
     network : Network
         Whose layouts and loss they must fit.
-    x, targets
-        As in ``Network.fit``.
+    given : tuple
+        x, targets, lengths and reset as in ``Network.fit``.
     batch_size, truncation : int or None
         As in ``Network.fit``.
     rng : numpy.random.Generator or None
@@ -221,20 +196,42 @@ def training_batches(
     ValueError, TypeError
         For data that do not fit, or that would be used up too early.
     """
+    x, targets = given[:2]
     if targets is None:
-        if isinstance(x, np.ndarray) or not isinstance(x, Iterable):
-            raise ValueError("targets: expected an array with an array x, got None")
+        check_iterable(*given)
         if isinstance(x, Iterator) and epochs > 1:
             raise ValueError(
                 f"x: expected an iterable that can be gone through {epochs} times, such as a list of "
                 f"batches, got an iterator ({type(x).__name__}), which is used up after one epoch"
             )
         return lambda: pairs(network, x), None
-    data = prepare(network, x, targets)
-    axis = batch_axis(network, data[0])
-    if axis is not None and data[0].shape[axis] == 0:
-        raise ValueError(f"x: expected at least one sequence, got shape {data[0].shape}")
+    data = prepare(network, *given)
+    if data.x.shape[1] == 0:
+        raise ValueError(f"x: expected at least one sequence, got shape {np.shape(x)}")
     return lambda: batches(network, data, batch_size, rng), step_count(network, data, batch_size, truncation)
+
+
+def check_iterable(x: Any, targets: None, lengths: Any, reset: Any) -> None:
+    """Check that x without targets is an iterable of batches, and that these bring all that there is.
+
+    Parameters
+    ----------
+    x, targets, lengths, reset
+        As in ``Network.fit``.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    if isinstance(x, np.ndarray) or not isinstance(x, Iterable):
+        raise ValueError("targets: expected an array with an array x, got None")
+    for name, value in (("lengths", lengths), ("reset", reset)):
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected None with an iterable of batches, which bring their own, "
+                f"got {type(value).__name__}"
+            )
 
 
 def validation_batches(network: Network, given: Any, batch_size: int | None) -> Callable[[], Iterator[Batch]]:
@@ -259,8 +256,8 @@ def validation_batches(network: Network, given: Any, batch_size: int | None) -> 
         For data that do not fit.
     """
     if isinstance(given, tuple):
-        if len(given) != 2:
-            raise ValueError(f"validation_data: expected (x, targets), got a tuple of {len(given)}")
+        if not 2 <= len(given) <= 4:
+            raise ValueError(f"validation_data: expected {FORMS}, got a tuple of {len(given)}")
         data = prepare(network, *given)
         return lambda: batches(network, data, batch_size, None)
     if isinstance(given, (np.ndarray, Iterator)) or not isinstance(given, Iterable):
@@ -270,15 +267,17 @@ def validation_batches(network: Network, given: Any, batch_size: int | None) -> 
     return lambda: pairs(network, given, "validation_data")
 
 
-def evaluation_batches(network: Network, x: Any, targets: Any, batch_size: int | None) -> Iterator[Batch]:
+def evaluation_batches(
+    network: Network, given: tuple[Any, Any, Any, Any], batch_size: int | None
+) -> Iterator[Batch]:
     """Return the batches of ``Network.evaluate``.
 
     Parameters
     ----------
     network : Network
         Whose layouts and loss they must fit.
-    x, targets
-        As in ``Network.evaluate``.
+    given : tuple
+        x, targets, lengths and reset as in ``Network.evaluate``.
     batch_size : int or None
         Rows a batch.
 
@@ -291,8 +290,7 @@ def evaluation_batches(network: Network, x: Any, targets: Any, batch_size: int |
     ValueError, TypeError
         For data that do not fit.
     """
-    if targets is not None:
-        return batches(network, prepare(network, x, targets), batch_size, None)
-    if isinstance(x, np.ndarray) or not isinstance(x, Iterable):
-        raise ValueError("targets: expected an array with an array x, got None")
-    return pairs(network, x)
+    if given[1] is not None:
+        return batches(network, prepare(network, *given), batch_size, None)
+    check_iterable(*given)
+    return pairs(network, given[0])

@@ -51,7 +51,7 @@ def _run() -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
     except MemoryError:
-        _say("not enough memory; a smaller --hidden, --batch or --steps-per-chunk needs less")
+        _say("not enough memory; a smaller --hidden, --layers, --batch or --steps-per-chunk needs less")
         return 1
     return 0
 

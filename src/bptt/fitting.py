@@ -1,8 +1,9 @@
-"""The training loop behind ``Network.fit`` and the counting behind ``Network.evaluate``.
+"""The training loop behind ``Network.fit``.
 
 Every chunk of every batch is one call of ``Network.loss_and_gradients``, clipping, and one optimiser step.
-The hidden state passes from a chunk to the next within its batch as a value, without a gradient
-(docs/equations.md, section "Truncation").
+The state passes from a chunk to the next within its batch as a value, without a gradient
+(docs/equations.md, section "Truncation").  All chance in a run, the order of the rows and the masks of
+dropout and zoneout, comes from one generator.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bptt import checks
+from bptt import checks, states
 from bptt.arrays import Array
-from bptt.batches import Batch, chunks, training_batches, validation_batches
+from bptt.batches import Batch, training_batches, validation_batches
+from bptt.chunks import Chunk, check_truncation, chunks, count_terms, outward, start
 from bptt.clipping import clip_grad_norm, clip_grad_value, number
+from bptt.evaluation import evaluate, whole_loss
 from bptt.history import Epoch, History, Step, Steps
 from bptt.optim import Adam
 
@@ -37,64 +39,13 @@ class Options:
     depth: int | None
     clip_norm: float | None
     clip_value: float | None
+    rng: np.random.Generator
     threads: int | None
-
-
-# ------------------------------------------------------------------------------------------ evaluation
-
-
-def evaluate(
-    network: Network, data: Iterable[Batch], truncation: int | None, threads: int | None
-) -> dict[str, float]:
-    """Loss over all batches as if they were one, and accuracy; see ``Network.evaluate``.
-
-    Parameters
-    ----------
-    network : Network
-        Not changed.
-    data : iterable of tuple
-        Batches.
-    truncation : int or None
-        Time steps computed at a time, which bounds memory and changes no result.
-    threads : int or None
-        Threads of the kernels.
-
-    Returns
-    -------
-    dict
-        "loss", and "accuracy" for the two cross-entropies.
-    """
-    objective = network.objective
-    total, count, right = 0.0, 0, 0
-    for batch in data:
-        h = None
-        for x, targets in chunks(network, batch, truncation):
-            s, h = network(x, h, threads=threads)
-            if targets is not None:
-                y = objective.check(targets, s.shape, s.dtype)
-                total += objective(s, y, reduction="sum")[0]
-                count += objective.count(y)
-                right += objective.right(s, y) if objective.has_accuracy else 0
-    result = {"loss": _whole(network, total, count)}
-    if objective.has_accuracy:
-        result["accuracy"] = right / count if count else math.nan
-    return result
-
-
-def _whole(network: Network, total: float, count: int) -> float:
-    """Reduce the sum of all terms of a data set to its loss."""
-    if network.objective.reduction == "sum":
-        return total
-    return total / count if count else math.nan
-
-
-# -------------------------------------------------------------------------------------------- training
 
 
 def fit(
     network: Network,
-    x: Any,
-    targets: Any,
+    data: tuple[Any, Any, Any, Any],
     *,
     epochs: int,
     optimizer: Steps | None,
@@ -107,11 +58,14 @@ def fit(
     callbacks: Sequence[Callable[[Epoch], object]],
     early_stopping: int | None,
     shuffle: bool,
-    seed: int | None,
+    seed: int | np.random.Generator | None,
     progress: bool | None,
     threads: int | None,
 ) -> History:
-    """Check the arguments of ``Network.fit``, which documents them, and train."""
+    """Check the arguments of ``Network.fit``, which documents them, and train.
+
+    ``data`` are its x, targets, lengths and reset.
+    """
     checked_epochs = checks.integer("epochs", epochs, 0)
     rows = None if batch_size is None else checks.integer("batch_size", batch_size)
     patience = None if early_stopping is None else checks.integer("early_stopping", early_stopping)
@@ -124,20 +78,21 @@ def fit(
         raise TypeError(f"optimizer: expected SGD, Adam or AdamW, got {type(steps).__name__}")
     options = Options(
         optimizer=steps,
-        truncation=None if truncation is None else checks.integer("truncation", truncation),
+        truncation=check_truncation(network, truncation),
         depth=None if depth is None else checks.integer("depth", depth),
         clip_norm=None if clip_norm is None else number("clip_norm", clip_norm, finite=False),
         clip_value=None if clip_value is None else number("clip_value", clip_value, finite=False),
+        rng=seed if isinstance(seed, np.random.Generator) else np.random.default_rng(checks.seed(seed)),
         threads=threads,
     )
-    rng = np.random.default_rng(checks.seed(seed)) if checks.flag("shuffle", shuffle) else None
-    data, count = training_batches(network, x, targets, rows, rng, options.truncation, checked_epochs)
+    order = options.rng if checks.flag("shuffle", shuffle) else None
+    source, count = training_batches(network, data, rows, order, options.truncation, checked_epochs)
     validation = None if validation_data is None else validation_batches(network, validation_data, rows)
     bar = progress_bar(progress, None if count is None else count * checked_epochs)
     try:
         return train(
             network,
-            data,
+            source,
             validation,
             options,
             epochs=checked_epochs,
@@ -204,7 +159,7 @@ def train(
         )
         report = Epoch(
             epoch=epoch,
-            loss=_whole(network, total, count),
+            loss=whole_loss(network, total, count),
             validation_loss=measured.get("loss"),
             validation_accuracy=measured.get("accuracy"),
             seconds=time.perf_counter() - begin,
@@ -232,10 +187,12 @@ def _steps(
     empty = True
     for batch in data:
         empty = False
-        h = None
-        for x, targets in chunks(network, batch, options.truncation):
-            step = _step(network, x, targets, h, options)
-            h = step.h_n
+        _check_depth(options.depth, batch)
+        state: Any = None
+        for chunk in chunks(network, batch, options.truncation):
+            chunk, state, rows = start(chunk, state)
+            step = _step(network, chunk, state, options)
+            state = step.state if rows is None else states.rows(step.state, rows)
             if step.terms:
                 done += 1
                 report = Step(epoch, done, step.loss, step.norm, network, options.optimizer)
@@ -244,25 +201,33 @@ def _steps(
         raise ValueError(f"x: expected at least one batch, got none in epoch {epoch}")
 
 
+def _check_depth(depth: int | None, batch: Batch) -> None:
+    """Refuse a depth before any step is made: not every chunk need be of a kind that has none."""
+    for name, value in (("lengths", batch.lengths), ("reset", batch.reset)):
+        if depth is not None and value is not None:
+            raise ValueError(f"depth: expected None with {name}, got {depth}")
+
+
 @dataclass(frozen=True)
 class _Stepped:
     """What one chunk gave."""
 
-    h_n: Array
+    state: Any
     terms: int = 0
     loss: float = math.nan
     norm: float | None = None
 
 
-def _step(
-    network: Network, x: npt.NDArray[Any], targets: npt.NDArray[Any] | None, h: Array | None, options: Options
-) -> _Stepped:
+def _step(network: Network, chunk: Chunk, state: Any, options: Options) -> _Stepped:
     """Make one optimiser step on one chunk, or only run over it if it has no loss."""
-    terms = 0 if targets is None else network.objective.count(targets)
-    if targets is None or not terms:
+    x, targets, ragged = outward(network, chunk)
+    # drawn whether there are masks or not, so that the rows' order doesn't depend on that
+    keywords = {**ragged, "seed": int(options.rng.integers(2**63)), "threads": options.threads}
+    terms = count_terms(network, chunk)
+    if not terms:
         # without a loss there is no gradient, and momentum alone should not move anything
-        return _Stepped(network.rnn(x, h, threads=options.threads)[1])
-    loss, gradients = network.loss_and_gradients(x, targets, h, depth=options.depth, threads=options.threads)
+        return _Stepped(network.rnn.record(x, state, **keywords)[1])
+    loss, gradients = network.loss_and_gradients(x, targets, state, depth=options.depth, **keywords)
     norm = None
     if options.clip_value is not None:
         clip_grad_value(gradients.parameters, options.clip_value)

@@ -1,26 +1,27 @@
-"""An inference-only copy of a recurrent layer, its weights packed once."""
+"""Inference-only copies of recurrent layers, their weights packed once."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy.typing as npt
 
 from bptt import checks
-from bptt.arrays import Weights
-from bptt.parameters import RNN_NAMES, Fixed
-from bptt.recurrent import Recurrent
+from bptt.arrays import Array
+from bptt.noise import Rates, zoneouts
+from bptt.recurrent import DERIVED, Given, Held, Recurrent
 from bptt.stream import Stream
+from bptt.structure import unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy.typing as npt
-
-    from bptt.arrays import Array
+    from bptt.structure import Structure
 
 
-class FrozenRNN(Recurrent, Fixed):
-    """What `RNN.freeze` makes: a snapshot of a layer that is called like it and gives the same bits.
+class Frozen(Recurrent[Given, Held]):
+    """What the ``freeze`` of a layer makes: a snapshot that is called like it and gives the same bits.
 
     A layer packs its weights in every call, so that its parameters may be edited between two of them; a
     frozen one packs them at its first call, once for numbers and once for token ids, whichever come. That
@@ -28,6 +29,8 @@ class FrozenRNN(Recurrent, Fixed):
 
     Parameters
     ----------
+    structure : Structure
+        The layer's.
     options : mapping
         The values of the layer's options that are attributes below.
     parameters : mapping
@@ -37,13 +40,15 @@ class FrozenRNN(Recurrent, Fixed):
     ----------
     parameters : mapping
         The layer's parameters as they were, read-only.
-    input_size, hidden_size, nonlinearity, bias, batch_first, dtype, backend
-        As in `RNN`; fixed.
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, zoneout, layer_norm, dtype, backend
+        As in the layer; fixed.
+    nonlinearity, proj_size, peepholes, reset_after
+        Those that the layer has.
 
     Notes
     -----
-    It is made by `RNN.freeze` and may be shared between threads. There is no `RNN.record`: train the layer,
-    and freeze it again. Since nothing about it changes, a copy (`copy.copy`, `copy.deepcopy`) is the object
+    It is made by ``freeze`` and may be shared between threads. There is no ``record``: train the layer, and
+    freeze it again. Since nothing about it changes, a copy (`copy.copy`, `copy.deepcopy`) is the object
     itself; pickling writes the parameters, and the weights are packed anew where they are read.
 
     Besides the packed weights it keeps the parameters, so that it takes about twice the layer's memory.
@@ -60,73 +65,129 @@ class FrozenRNN(Recurrent, Fixed):
     True
     """
 
-    _options = ("input_size", "hidden_size", "nonlinearity", "bias", "batch_first", "dtype", "backend")
-    _instead = "; freeze the RNN again"
-    __slots__ = (*_options, "_module", "_packed", "_short_call", "_unroll")
+    _common: ClassVar[tuple[str, ...]] = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "bidirectional",
+        "zoneout",
+        "layer_norm",
+        "dtype",
+        "backend",
+    )
+    __slots__ = (
+        *_common,
+        *DERIVED,
+        "_module",
+        "_packed",
+        "_pair",
+        "_short",
+        "_short_call",
+    )
     backend: str
+    zoneout: float | tuple[float, float]
 
-    def __init__(self, options: Mapping[str, Any], parameters: Mapping[str, Array]) -> None:
+    def __init__(
+        self, structure: Structure, options: Mapping[str, Any], parameters: Mapping[str, Array]
+    ) -> None:
         for name in self._options:
             setattr(self, name, options[name])
         for value in parameters.values():
             value.flags.writeable = False
         self.parameters = MappingProxyType(dict(parameters))
+        self._derive(structure, Rates(0.0, 0.0, *zoneouts(self.zoneout, structure)))
         self._module = checks.resolve_backend(self.backend)
         self._unroll, self._short_call = self._module.unroll, self._module.short_call
-        # Whether for tokens, to what `unroll` takes.
-        self._packed: dict[bool, Any] = {}
+        # Whether for tokens, to what `unroll` takes of every unit.
+        self._packed: dict[bool, tuple[Any, ...]] = {}
+        # What `short_call` takes: the weights of one layer alone, once they are packed for numbers.
+        self._short: Any = None
+        self._pair = structure.has_c
 
     def __call__(
         self,
         x: npt.ArrayLike,
-        h_0: npt.ArrayLike | None = None,
+        h_0: Given | None = None,
         *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
         threads: int | None = None,
         check_finite: bool = False,
-    ) -> tuple[Array, Array]:
-        """Run the layer over a sequence; parameters, results and errors are those of `RNN`."""
+    ) -> tuple[Array, Held]:
+        """Run the layer over a sequence; parameters, results and errors are those of the layer."""
+        given: Any = h_0
         # The plainest calls, once the weights are packed, go the shortest way.
-        packed = self._packed.get(False)
+        short = self._short
         right = threads is None or (type(threads) is int and threads > 0)
-        if packed is not None and right and not (check_finite or self.batch_first):
-            result = self._short_call(packed, x, h_0)
+        if short is not None and right and lengths is None and reset is None and not check_finite:
+            result: Any = None
+            if not self._pair:
+                result = self._short_call(short, x, given)
+            elif given is None:
+                result = self._short_call(short, x, None, None)
+            elif type(given) is tuple and len(given) == 2:
+                result = self._short_call(short, x, *given)
             if result is not None:
-                return result
-        return super().__call__(x, h_0, threads=threads, check_finite=check_finite)
+                return (result[0], result[1:]) if self._pair else result
+        return super().__call__(
+            x, h_0, lengths=lengths, reset=reset, threads=threads, check_finite=check_finite
+        )
 
-    def stream(self, batch_size: int = 1, h_0: npt.ArrayLike | None = None) -> Stream:
+    def stream(self, batch_size: int = 1, h_0: Given | None = None) -> Stream[Given, Held]:
         """Make a stream, which takes one time step at a time and carries the state.
 
-        Parameters, errors and results are those of `RNN.stream`. All streams share these packed weights.
+        Parameters, errors and results are those of the layer's. All streams share these packed weights.
         """
         return Stream(self, batch_size, h_0)
 
-    def _weights(self, tokens: bool) -> Any:
+    def _weights(self, tokens: bool) -> tuple[Any, ...]:
         """Return the packed weights. Of two threads that pack them at once, one does it in vain."""
         packed = self._packed.get(tokens)
         if packed is None:
-            weights = Weights(*(self.parameters.get(name) for name in RNN_NAMES))  # type: ignore[arg-type]
-            packed = self._module.pack(self.nonlinearity, weights, tokens=tokens)
-            packed = self._packed.setdefault(tokens, packed)
+            structure, pack = self._structure, self._module.pack
+            weights = unnamed(structure, self.parameters)
+            D = structure.directions
+            # Only the first layer sees x. The others may be packed already.
+            first = [pack(structure.cell, unit, tokens=tokens) for unit in weights[:D]]
+            other = self._packed.get(not tokens)
+            rest = other[D:] if other else [pack(structure.cell, unit, tokens=False) for unit in weights[D:]]
+            packed = self._packed.setdefault(tokens, (*first, *rest))
+            if not tokens and self._alone and not self.batch_first:
+                self._short = packed[0]
         return packed
 
-    def __copy__(self) -> FrozenRNN:
+    def __copy__(self) -> Frozen[Given, Held]:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenRNN:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen[Given, Held]:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {name: getattr(self, name) for name in self._options}
-        return type(self), (options, dict(self.parameters))
+        return type(self), (self._structure, options, dict(self.parameters))
 
-    def __repr__(self) -> str:
-        return self._represent(
-            "input_size",
-            "hidden_size",
-            nonlinearity=...,
-            bias=True,
-            batch_first=False,
-            dtype=...,
-            backend="kernels",
-        )
+
+class FrozenRNN(Frozen[npt.ArrayLike, Array]):
+    """What `RNN.freeze` makes, see `Frozen`."""
+
+    _options = (*Frozen._common, "nonlinearity")
+    _instead = "; freeze the RNN again"
+    __slots__ = ("nonlinearity",)
+
+
+class FrozenLSTM(Frozen[tuple[npt.ArrayLike | None, npt.ArrayLike | None], tuple[Array, Array]]):
+    """What `LSTM.freeze` makes, see `Frozen`."""
+
+    _options = (*Frozen._common, "proj_size", "peepholes")
+    _instead = "; freeze the LSTM again"
+    __slots__ = ("peepholes", "proj_size")
+
+
+class FrozenGRU(Frozen[npt.ArrayLike, Array]):
+    """What `GRU.freeze` makes, see `Frozen`."""
+
+    _options = (*Frozen._common, "reset_after")
+    _instead = "; freeze the GRU again"
+    __slots__ = ("reset_after",)

@@ -1,14 +1,18 @@
 """The interface of the ground floor: what ``bptt.kernels`` and ``bptt.reference`` both offer.
 
 For type checkers and readers; nothing here runs. Arrays are C-contiguous, aligned, in native byte order and
-of one floating dtype: the caller has checked that, see ``checks``.
+of one floating dtype: the caller has checked that, see ``checks``. Sizes are those of `bptt.arrays.Weights`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from bptt.arrays import Array, Tokens, Weights
+from bptt.arrays import Array, Mask, Noise, Tokens, Weights
+
+#: (h,), for an LSTM (h, c): h (B, R), c (B, H).
+State = tuple[Array, ...]
 
 
 class Saved(Protocol):
@@ -19,12 +23,20 @@ class Saved(Protocol):
         """Input (T, B, I), or token ids (T, B)."""
 
     @property
-    def state(self) -> tuple[Array]:
-        """Initial state (h_0,), h_0 (B, H)."""
+    def state(self) -> State:
+        """Initial state."""
 
     @property
     def y(self) -> Array:
-        """State after every step, (T, B, H)."""
+        """h after every step, (T, B, R); zero past a row's end."""
+
+    @property
+    def c(self) -> Array | None:
+        """Cell state of an LSTM after every step, (T, B, H), zero past a row's end; None for other cells."""
+
+    @property
+    def gates(self) -> Mapping[str, Array]:
+        """Views (T, B, H), zero past a row's end: i, f, g, o of an LSTM, r, z, n of a GRU, none of an Elman cell."""
 
     @property
     def weights(self) -> Weights:
@@ -34,15 +46,15 @@ class Saved(Protocol):
 class Stepper(Protocol):
     """The state of B sequences, and packed weights that carry it one time step on; for one thread."""
 
-    #: (h,), h (B, H): a copy; another may be assigned.
-    state: tuple[Array]
+    #: A copy; another may be assigned.
+    state: State
 
     def step(
         self,
         x: Any,  # (B, I), or (B,) int64 token ids
-        out: Any = None,  # (B, H)
+        out: Any = None,  # (B, R)
     ) -> Array | None:
-        """Return h (B, H) one step on, a new array or `out`: the bits of ``unroll`` over the whole sequence.
+        """Return h (B, R) one step on, a new array or `out`: the bits of ``unroll`` over the whole sequence.
 
         The caller has not checked x and `out`: None if they are not in a form taken, and nothing is done
         then. A checked x without `out` is taken; for B = 1, x and `out` without a batch axis may be.
@@ -54,15 +66,22 @@ class Backend(Protocol):
 
     def unroll(
         self,
-        cell: str,  # "tanh", "relu", "sigmoid" or "identity"
+        cell: str,  # "tanh", "relu", "sigmoid", "identity", "lstm", "gru" or "gru_reset_before"
         x: Array | Tokens,  # (T, B, I), or (T, B) int64 token ids in [0, I), standing for one-hot rows
-        state: tuple[Array],  # (h_0,), h_0 (B, H)
+        state: State,
         weights: Any,  # Weights, or what `pack` made for this cell and kind of x: then `keep` must be False
         *,
         keep: bool = True,
         threads: int = 1,
-    ) -> tuple[Array, tuple[Array], Any]:
-        """Return y (T, B, H), the final state (h_n,) with h_n (B, H), and a `Saved` (None unless `keep`)."""
+        lengths: Tokens | None = None,  # (B,), in [0, T]: each row's number of steps
+        reset: Mask | None = None,  # (T, B): True where a row starts this step from its initial state
+        reverse: bool = False,  # each row goes through its steps from the last to the first
+        noise: Noise | None = None,
+    ) -> tuple[Array, State, Any]:
+        """Return y (T, B, R), zero past a row's end, the state after each row's last step, and a `Saved`.
+
+        The latter is None unless `keep`, which wants masks in `noise` wherever a rate is not 0.
+        """
 
     def pack(self, cell: str, weights: Weights, *, tokens: bool = False) -> Any:
         """Return a snapshot of the weights, made ready once for many forward passes over x of one kind."""
@@ -71,20 +90,22 @@ class Backend(Protocol):
         self,
         weights: Any,  # what `pack` made for floating-point x
         x: Any,  # (T, B, I)
-        h_0: Any,  # (1, B, H), or None for zeros
-    ) -> tuple[Array, Array] | None:
-        """Return y (T, B, H) and h_n (1, B, H) of a call that is quickly done.
+        h_0: Any,  # (1, B, R), or None for zeros
+        c_0: Any = None,  # (1, B, H), or None for zeros
+    ) -> tuple[Array, ...] | None:
+        """Return y (T, B, R), h_n (1, B, R) and for an LSTM c_n (1, B, H) of a call that is quickly done.
 
-        The caller has not checked x and h_0: None if they are not in a form taken, or the call is not short.
+        The caller has not checked x, h_0 and c_0: None if they are not in a form taken, or the call is not short.
         """
 
     def Stepper(
         self,
         cell: str,
         weights: Any,  # Weights, or what `pack` made for this cell and kind of x
-        state: tuple[Array],  # (h_0,), h_0 (B, H), B >= 1; copied
+        state: State,  # B >= 1; copied
         *,
         tokens: bool = False,
+        noise: Noise | None = None,  # rates of zoneout without masks
     ) -> Stepper:
         """Return a `Stepper`."""
 
@@ -92,13 +113,32 @@ class Backend(Protocol):
         self,
         cell: str,
         saved: Any,  # the Saved of this backend
-        dy: Array | None,  # (T, B, H); None stands for zeros
-        dfinal_state: tuple[Array] | None,  # (dh_n,), dh_n (B, H)
+        dy: Array | None,  # (T, B, R); None stands for zeros; past a row's end it is not looked at
+        dfinal_state: tuple[Array | None, ...] | None,  # gradients of the final state; None stands for zeros
         *,
         depth: int | None = None,  # docs/equations.md, "Truncation"
         threads: int = 1,
-    ) -> tuple[Array | None, tuple[Array], Weights]:
-        """Return dx (T, B, I) (None for tokens), (dh_0,) with dh_0 (B, H), and the parameters' gradients."""
+        squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
+    ) -> tuple[Array | None, State, Weights]:
+        """Return dx (T, B, I) (None for tokens), the initial state's gradients, and the parameters'.
+
+        Zero past a row's end, where nothing is written to `squares`.
+        """
+
+    def step_back(
+        self,
+        saved: Any,  # the Saved of this backend
+        s: int,  # counted in the order in which a row makes its steps
+        dh: Array,  # (N, B, R), gradients with respect to h after the step; C-contiguous
+        dc: Array | None = None,  # (N, B, H), of an LSTM: those with respect to c that don't come through h
+    ) -> tuple[Array, Array | None, Array, Array, Array, Array]:
+        """Return N gradients one time step further back: dh, dc, da_ih, da_hh, d_ih, d_hh.
+
+        dh and dc (None but for an LSTM) are those with respect to the state before the step, zero where a
+        reset cuts the row from it. The others, (N, B, G*H), are those with respect to p and q, the two halves
+        of the pre-activations, and with respect to W_ih x and W_hh h. For rows that don't have the step they
+        mean nothing; in reverse every row must have it.
+        """
 
     def affine(
         self,

@@ -1,27 +1,219 @@
-"""The recurrent layer: parameters, their first values, what is recorded for the gradient."""
+"""Recurrent layers: parameters, calls that are recorded for the gradient; the Elman layer."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from bptt import checks
-from bptt.arrays import Weights
+from bptt.arrays import Array
 from bptt.frozen import FrozenRNN
-from bptt.parameters import RNN_NAMES, Parametrised
-from bptt.recurrent import Recurrent
+from bptt.initial import first_values
+from bptt.noise import Rates, zoneouts
+from bptt.parameters import Parametrised
+from bptt.recurrent import DERIVED, Given, Held, Recurrent
 from bptt.stream import Stream
+from bptt.structure import Structure, unnamed
 from bptt.tape import Tape
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from bptt.arrays import Weights
+    from bptt.frozen import Frozen
 
-    from bptt.arrays import Array
+
+class Layer(Recurrent[Given, Held], Parametrised):
+    """Base of `RNN`, `LSTM` and `GRU`: what they have in common. Its options are described there."""
+
+    _common: ClassVar[tuple[str, ...]] = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "recurrent_dropout",
+        "zoneout",
+        "layer_norm",
+        "dtype",
+        "seed",
+        "init",
+        "backend",
+    )
+    _inits: ClassVar[tuple[str, ...]] = checks.INITS[:2]
+    _frozen: ClassVar[type[Frozen[Any, Any]]]
+    __slots__ = (*_common, *DERIVED)
+    zoneout: float | tuple[float, float]
+    backend: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        recurrent_dropout: float,
+        zoneout: float | tuple[float, float],
+        layer_norm: bool,
+        dtype: npt.DTypeLike,
+        seed: int | None,
+        init: str,
+        backend: str,
+        forget_bias: float | None = None,
+    ) -> None:
+        self.input_size = checks.integer("input_size", input_size)
+        self.hidden_size = checks.integer("hidden_size", hidden_size)
+        self.num_layers = checks.integer("num_layers", num_layers)
+        self.bias = checks.flag("bias", bias)
+        self.batch_first = checks.flag("batch_first", batch_first)
+        self.dropout = checks.rate("dropout", dropout)
+        if self.dropout and self.num_layers == 1:
+            raise ValueError(
+                f"dropout: expected 0 with num_layers=1, as it acts between layers, got {self.dropout}; "
+                "recurrent_dropout acts within one"
+            )
+        self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.recurrent_dropout = checks.rate("recurrent_dropout", recurrent_dropout)
+        self.zoneout = self._checked_zoneout(zoneout)
+        self.layer_norm = checks.flag("layer_norm", layer_norm)
+        self.dtype = checks.float_dtype(dtype)
+        self.seed = checks.seed(seed)
+        self.init = checks.choice("init", init, self._inits)
+        self.backend = checks.choice("backend", backend, checks.BACKENDS)
+        self._prepare()
+        self.parameters = first_values(self._structure, self.dtype, self.seed, self.init, forget_bias)
+
+    def _cell(self) -> dict[str, Any]:
+        """Return what of `Structure` is this cell's own."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _checked_zoneout(zoneout: Any) -> float | tuple[float, float]:
+        return checks.rate("zoneout", zoneout)
+
+    def _prepare(self) -> None:
+        """Derive what a call would otherwise work out each time."""
+        structure = Structure(
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            directions=2 if self.bidirectional else 1,
+            bias=self.bias,
+            layer_norm=self.layer_norm,
+            **self._cell(),
+        )
+        self._derive(
+            structure, Rates(self.dropout, self.recurrent_dropout, *zoneouts(self.zoneout, structure))
+        )
+        self._shapes = structure.parameter_shapes()
+        self._unroll = checks.resolve_backend(self.backend).unroll
+        self._seen = None
+
+    def record(
+        self,
+        x: npt.ArrayLike,
+        h_0: Given | None = None,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
+        seed: int | None = None,
+        threads: int | None = None,
+        check_finite: bool = False,
+    ) -> tuple[Array, Held, Tape]:
+        """Run the layer over a sequence, keeping on a tape what the gradient needs: for training.
+
+        Parameters, errors and results are those of a plain call, with a seed and a tape in addition. Dropout
+        and zoneout act as they do in training.
+
+        Parameters
+        ----------
+        seed : int, optional
+            Of the masks of dropout and zoneout in this pass; by default fresh entropy. The masks depend on
+            nothing else but the sizes, and are on the tape.
+
+        Returns
+        -------
+        y : ndarray
+            h after every step, of the last layer. It is read-only, since the tape holds it too; write
+            ``y.copy()`` to change it.
+        h_n : ndarray, for an LSTM a pair of them
+            The last state; yours to change.
+        tape : Tape
+            See `Tape.backward`.
+
+        Notes
+        -----
+        The tape holds a reference to a floating-point x, not a copy: don't change x before the last
+        `Tape.backward`. Token ids and states are copied, and so are the parameters, which may be updated
+        while a tape is alive.
+        """
+        if seed is not None:
+            seed = checks.seed(seed)
+        y, h_n, recorded, batched = self._run(x, h_0, lengths, reset, True, seed, threads, check_finite)
+        assert recorded is not None, "a recorded pass was not kept"
+        tape = Tape(recorded, backend=self.backend, batched=batched, batch_first=self.batch_first)
+        return y, h_n, tape
+
+    def freeze(self) -> Frozen[Given, Held]:
+        """Make an inference-only copy, which packs its weights once and not in every call.
+
+        Returns
+        -------
+        FrozenRNN, FrozenLSTM or FrozenGRU
+            A snapshot: what becomes of this layer's parameters afterwards does not reach it. It is called
+            like this layer and gives the same bits.
+        """
+        options = {name: getattr(self, name) for name in self._frozen._options}
+        return self._frozen(self._structure, options, self.state_dict())
+
+    def stream(self, batch_size: int = 1, h_0: Given | None = None) -> Stream[Given, Held]:
+        """Make a stream, which takes one time step at a time and carries the state.
+
+        Parameters
+        ----------
+        batch_size : int
+            B, the number of sequences side by side.
+        h_0 : array_like, for an LSTM a pair of them, optional
+            Initial state as in a call; for one sequence its batch axis may be left out. Zeros if not given.
+
+        Returns
+        -------
+        Stream
+            It works from a snapshot of the parameters. For many streams of one layer call `freeze` once, and
+            `Frozen.stream` for each.
+
+        Raises
+        ------
+        TypeError
+            If `batch_size` is not an integer, or h_0 of another dtype.
+        ValueError
+            If `batch_size` is below 1, or h_0 of another shape; for a bidirectional layer.
+        """
+        return Stream(self.freeze(), batch_size, h_0)
+
+    def _weights(self, tokens: bool) -> tuple[Weights, ...]:
+        """Return the parameters; checked only if an entry is another array than at the last call."""
+        parameters, seen = self.parameters, self._seen
+        if seen is not None and len(parameters) == len(self._shapes):
+            get = parameters.get
+            for name, value in seen[0]:
+                if get(name) is not value:
+                    break
+            else:
+                return seen[1]  # type: ignore[no-any-return]
+        arrays = self._read()
+        weights = unnamed(self._structure, arrays)
+        self._seen = (tuple(arrays.items()), weights)
+        return weights
 
 
-class RNN(Recurrent, Parametrised):
+class RNN(Layer[npt.ArrayLike, Array]):
     """Elman recurrent layer, h_t = f(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh).
 
     Parameters
@@ -30,12 +222,29 @@ class RNN(Recurrent, Parametrised):
         I, the number of features of x; for token input, the number of different tokens.
     hidden_size : int
         H, the number of hidden units.
+    num_layers : int
+        L, each but the first fed with y of the one below.
     nonlinearity : {"tanh", "relu", "sigmoid", "identity"}
         f.
     bias : bool
         Whether there are b_ih and b_hh.
     batch_first : bool
-        Whether batched x and y are (B, T, ...) rather than (T, B, ...). States are (1, B, H) either way.
+        Whether batched x and y are (B, T, ...) rather than (T, B, ...). States are (L*D, B, H) either way.
+    dropout : float
+        In `record`, the share in [0, 1) of the entries of y of every layer but the last that the next one
+        sees as 0; the others are multiplied by 1/(1-p). For several layers.
+    bidirectional : bool
+        Whether every layer also goes through the sequence from its end (D = 2), with parameters of its own;
+        its y is (T, B, 2*H), both side by side.
+    recurrent_dropout : float
+        In `record`, the share in [0, 1) of the entries of h_{t-1} that W_hh sees as 0, the same ones at every
+        step of a sequence; the others are multiplied by 1/(1-p) (Gal and Ghahramani, 2016).
+    zoneout : float
+        In `record`, the share in [0, 1) of the entries of h that stay at every step as they were; a plain
+        call takes the mean over all such masks (Krueger et al., 2017).
+    layer_norm : bool
+        Whether W_ih x_t and W_hh h_{t-1} are each normalised over their H entries and multiplied by a gain,
+        before the biases are added (Ba, Kiros and Hinton, 2016).
     dtype : float32 or float64
         Of the parameters and of everything that goes in and comes out. The two are never mixed silently.
     seed : int or None
@@ -44,16 +253,20 @@ class RNN(Recurrent, Parametrised):
         ``"uniform"``: every parameter from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch does. ``"orthogonal"``: the
         same but for weight_hh, a random orthogonal matrix (Saxe, McClelland and Ganguli, 2014).
         ``"identity"``: weight_hh the identity, biases zero, weight_ih normal with standard deviation 0.001
-        (the IRNN of Le, Jaitly and Hinton, 2015, meant for ``"relu"``).
+        (the IRNN of Le, Jaitly and Hinton, 2015, meant for ``"relu"``). Gains of `layer_norm` are 1.
     backend : {"kernels", "reference"}
         Compiled kernels, or the plain-Python reference that shows what they compute.
 
     Attributes
     ----------
     parameters : dict
-        ``weight_ih_l0`` (H, I), ``weight_hh_l0`` (H, H), ``bias_ih_l0`` (H,), ``bias_hh_l0`` (H,): plain
-        arrays in PyTorch's names and layout, row = to, column = from. Edit them in place or assign entries:
+        ``weight_ih_l0`` (H, I), ``weight_hh_l0`` (H, H), ``bias_ih_l0`` (H,), ``bias_hh_l0`` (H,), then
+        ``weight_ih_l0_reverse`` and so on if bidirectional, then those of the next layer, ``weight_ih_l1``
+        (H, D*H): plain arrays in PyTorch's names and layout, row = to, column = from. With `layer_norm` also
+        the gains ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` (H,). Edit them in place or assign entries:
         every call reads them afresh. Everything else about a layer is fixed when it is made.
+    output_size : int
+        Size of the last axis of y.
 
     Raises
     ------
@@ -62,8 +275,9 @@ class RNN(Recurrent, Parametrised):
 
     Notes
     -----
-    The equations are in docs/equations.md, section "Forward". A layer can be pickled and copied, and shared
-    between threads as long as none of them changes its parameters.
+    The equations are in docs/equations.md, sections "Forward", "Stacks and directions", "Dropout and zoneout"
+    and "Layer normalisation". Rates of dropout and zoneout are rounded to a multiple of 2^-16. A layer can be
+    pickled and copied, and shared between threads as long as none of them changes its parameters.
 
     Examples
     --------
@@ -78,192 +292,47 @@ class RNN(Recurrent, Parametrised):
     (4, 4)
     """
 
-    _options = (
-        "input_size",
-        "hidden_size",
-        "nonlinearity",
-        "bias",
-        "batch_first",
-        "dtype",
-        "seed",
-        "init",
-        "backend",
-    )
-    __slots__ = (*_options, "_unroll")
+    _options = (*Layer._common, "nonlinearity")
+    _inits = checks.INITS
+    _frozen = FrozenRNN
+    __slots__ = ("nonlinearity",)
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
+        num_layers: int = 1,
         nonlinearity: str = "tanh",
         bias: bool = True,
         batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
         init: str = "uniform",
         backend: str = "kernels",
     ) -> None:
-        self.input_size = checks.integer("input_size", input_size)
-        self.hidden_size = checks.integer("hidden_size", hidden_size)
         self.nonlinearity = checks.choice("nonlinearity", nonlinearity, checks.NONLINEARITIES)
-        self.bias = checks.flag("bias", bias)
-        self.batch_first = checks.flag("batch_first", batch_first)
-        self.dtype = checks.float_dtype(dtype)
-        self.seed = checks.seed(seed)
-        self.init = checks.choice("init", init, checks.INITS)
-        self.backend = checks.choice("backend", backend, checks.BACKENDS)
-        self.parameters = self._initial_parameters()
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Derive what a call would otherwise work out each time."""
-        I, H = self.input_size, self.hidden_size
-        shapes: dict[str, checks.Shape] = {
-            "weight_ih_l0": ((H, I), "(hidden_size, input_size)"),
-            "weight_hh_l0": ((H, H), "(hidden_size, hidden_size)"),
-        }
-        if self.bias:
-            shapes["bias_ih_l0"] = shapes["bias_hh_l0"] = ((H,), "(hidden_size,)")
-        self._shapes = shapes
-        self._unroll = checks.resolve_backend(self.backend).unroll
-        self._seen = None
-
-    def _initial_parameters(self) -> dict[str, Array]:
-        rng = np.random.default_rng(self.seed)
-        I, H = self.input_size, self.hidden_size
-        bound = 1.0 / math.sqrt(H)
-        # Drawn in float64 whatever the dtype, so that a seed gives the same layer in both precisions.
-        if self.init == "identity":
-            weight_ih = rng.normal(0.0, 0.001, (H, I))
-            weight_hh = np.eye(H)
-            biases = np.zeros((2, H))
-        else:
-            weight_ih = rng.uniform(-bound, bound, (H, I))
-            if self.init == "orthogonal":
-                weight_hh = _orthogonal(rng, H)
-            else:
-                weight_hh = rng.uniform(-bound, bound, (H, H))
-            biases = rng.uniform(-bound, bound, (2, H))
-        values = (weight_ih, weight_hh, *biases) if self.bias else (weight_ih, weight_hh)
-        return {name: np.array(value, self.dtype) for name, value in zip(RNN_NAMES, values, strict=False)}
-
-    def record(
-        self,
-        x: npt.ArrayLike,
-        h_0: npt.ArrayLike | None = None,
-        *,
-        threads: int | None = None,
-        check_finite: bool = False,
-    ) -> tuple[Array, Array, Tape]:
-        """Run the layer over a sequence, keeping on a tape what the gradient needs.
-
-        Parameters, errors and results are those of a plain call, with a tape in addition.
-
-        Returns
-        -------
-        y : ndarray
-            The state after every step. It is read-only, since the tape holds it too; write ``y.copy()`` to
-            change it.
-        h_n : ndarray
-            The last state; yours to change.
-        tape : Tape
-            See `Tape.backward`.
-
-        Notes
-        -----
-        The tape holds a reference to a floating-point x, not a copy: don't change x before the last
-        `Tape.backward`. Token ids and h_0 are copied, and so are the parameters, which may be updated while
-        a tape is alive.
-        """
-        y, h_n, saved, batched = self._run(x, h_0, True, threads, check_finite)
-        tape = Tape(
-            saved,
-            nonlinearity=self.nonlinearity,
-            backend=self.backend,
-            batched=batched,
-            batch_first=self.batch_first,
-        )
-        return y, h_n, tape
-
-    def freeze(self) -> FrozenRNN:
-        """Make an inference-only copy, which packs its weights once and not in every call.
-
-        Returns
-        -------
-        FrozenRNN
-            A snapshot: what becomes of this layer's parameters afterwards does not reach it. It is called
-            like this layer and gives the same bits.
-        """
-        options = {name: getattr(self, name) for name in FrozenRNN._options}
-        return FrozenRNN(options, self.state_dict())
-
-    def stream(self, batch_size: int = 1, h_0: npt.ArrayLike | None = None) -> Stream:
-        """Make a stream, which takes one time step at a time and carries the state.
-
-        Parameters
-        ----------
-        batch_size : int
-            B, the number of sequences side by side.
-        h_0 : array_like, optional
-            Initial state (1, B, H), for one sequence also (1, H); zeros if not given.
-
-        Returns
-        -------
-        Stream
-            It works from a snapshot of the parameters. For many streams of one layer call `freeze` once, and
-            `FrozenRNN.stream` for each.
-
-        Raises
-        ------
-        TypeError
-            If `batch_size` is not an integer, or h_0 of another dtype.
-        ValueError
-            If `batch_size` is below 1, or h_0 of another shape.
-        """
-        return Stream(self.freeze(), batch_size, h_0)
-
-    def _weights(self, tokens: bool) -> Weights:
-        """Return the parameters; checked only if an entry is another array than at the last call."""
-        parameters, seen = self.parameters, self._seen
-        get = parameters.get
-        if (
-            seen is not None
-            and get("weight_ih_l0") is seen[0]
-            and get("weight_hh_l0") is seen[1]
-            and get("bias_ih_l0") is seen[2]
-            and get("bias_hh_l0") is seen[3]
-            and len(parameters) == len(self._shapes)
-        ):
-            return seen  # type: ignore[no-any-return]
-        arrays = self._read()
-        weights = Weights(
-            arrays["weight_ih_l0"],
-            arrays["weight_hh_l0"],
-            arrays.get("bias_ih_l0"),
-            arrays.get("bias_hh_l0"),
-        )
-        self._seen = weights
-        return weights
-
-    def __repr__(self) -> str:
-        return self._represent(
-            "input_size",
-            "hidden_size",
-            nonlinearity=...,
-            bias=True,
-            batch_first=False,
-            dtype=...,
-            seed=None,
-            init="uniform",
-            backend="kernels",
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers=num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            layer_norm=layer_norm,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            backend=backend,
         )
 
-
-def _orthogonal(rng: np.random.Generator, size: int) -> npt.NDArray[np.float64]:
-    """Return a random orthogonal matrix, uniform over the group.
-
-    The QR decomposition of a normal matrix is, once the signs of R's diagonal are fixed (Mezzadri, 2007).
-    """
-    q, r = np.linalg.qr(rng.standard_normal((size, size)))
-    return np.asarray(q * np.where(np.diagonal(r) < 0.0, -1.0, 1.0))
+    def _cell(self) -> dict[str, Any]:
+        return {"cell": self.nonlinearity, "gates": 1}

@@ -1,66 +1,37 @@
-"""A recurrent core, a readout and a loss: gradients by hand, or fit, evaluate, predict and sample."""
+"""A recurrent layer, a readout and a loss: gradients by hand, or fit, evaluate, predict and sample."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bptt import checks
-from bptt.arrays import Array, Tokens
+from bptt.arrays import Tokens
 from bptt.batches import evaluation_batches
+from bptt.chunks import check_truncation
 from bptt.clipping import number
-from bptt.fitting import evaluate, fit
+from bptt.computation import Computation, NetworkGradients
+from bptt.evaluation import evaluate
+from bptt.fitting import fit
 from bptt.history import Epoch, History, Step, Steps
-from bptt.layers import RNN
-from bptt.objective import objective
-from bptt.readout import Linear
 from bptt.sampling import continuation
 
 __all__ = ["Epoch", "History", "Network", "NetworkGradients", "Step"]
 
 
-class NetworkGradients:
-    """Gradients of a network's loss, and the state to carry on with.
-
-    Attributes
-    ----------
-    parameters : dict
-        dL/dparameter under the names of ``Network.parameters``.
-    x : ndarray or None
-        dL/dx in the layout of x; None if x was token ids.
-    h_0 : ndarray
-        dL/dh_0, (1, B, H), or (1, H) unbatched.
-    h_n : ndarray
-        The final state itself, (1, B, H) or (1, H): ``h_0`` of the next chunk.
-    """
-
-    __slots__ = ("h_0", "h_n", "parameters", "x")
-
-    def __init__(self, parameters: dict[str, Array], x: Array | None, h_0: Array, h_n: Array) -> None:
-        self.parameters = parameters
-        self.x = x
-        self.h_0 = h_0
-        self.h_n = h_n
-
-    def __repr__(self) -> str:
-        x = None if self.x is None else self.x.shape
-        parameters = ", ".join(f"{name}: {value.shape}" for name, value in self.parameters.items())
-        return f"NetworkGradients(x={x}, h_0={self.h_0.shape}, parameters={{{parameters}}})"
-
-
-class Network:
+class Network(Computation):
     """A recurrent layer with a readout and a loss.
 
     Parameters
     ----------
-    rnn : RNN
-        The recurrent core.
+    rnn : RNN, LSTM or GRU
+        The recurrent layer or stack of layers.
     readout : Linear
-        H to O; of the same dtype.
+        From the layer's ``output_size``, D*R, to O; of the same dtype.
     loss : str
         "softmax_cross_entropy", "binary_cross_entropy", "mean_squared_error", "sum_squared_residuals" or
         "residual"; see ``bptt.losses``.
@@ -87,172 +58,38 @@ class Network:
     -----
     Shapes: s (T, B, O), (B, T, O) with a ``batch_first`` layer, (T, O) unbatched; with ``many_to_one`` (B, O)
     or (O,).  Targets are class ids of that shape without O for "softmax_cross_entropy", else numbers of that
-    shape; where O is 1, its axis may be left out.  Integer x are token ids.
+    shape; where O is 1, its axis may be left out.  Integer x are token ids.  L, D and R are the layer's
+    numbers of layers and directions and the size of its h.
+
+    With ``many_to_one`` the readout sees the last state of the last layer, ``h_n[-1]``.  In two directions
+    that is both side by side, (B, 2*R), each after all steps: the reverse one's stands at the first step.
+    That is not the last row of y, whose reverse half has seen one step only.
+
+    With ``lengths`` no loss is taken past a row's end, targets may be anything there, and a mean runs over
+    the steps that there are; ``many_to_one`` takes each row's own last step (of a row of length 0 the initial
+    state).  With ``reset`` and ``many_to_one`` the steps after a row's last reset count.
 
     Source: docs/equations.md, sections "Forward", "Losses" and "Backward".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bptt import LSTM, Linear, Network
+    >>> network = Network(LSTM(5, 8, seed=0), Linear(8, 5, seed=1))
+    >>> x = np.arange(6) % 5  # (T,) token ids
+    >>> network.fit(x[:-1], x[1:], epochs=2, seed=0)["epoch"]
+    [1, 2]
+    >>> network.predict(x).shape
+    (6, 5)
     """
-
-    def __init__(
-        self,
-        rnn: RNN,
-        readout: Linear,
-        *,
-        loss: str = "softmax_cross_entropy",
-        loss_options: Mapping[str, Any] | None = None,
-        many_to_one: bool = False,
-        reduction: str | None = None,
-    ) -> None:
-        if not isinstance(rnn, RNN):
-            raise TypeError(f"rnn: expected an RNN, got {type(rnn).__name__}")
-        if not isinstance(readout, Linear):
-            raise TypeError(f"readout: expected a Linear, got {type(readout).__name__}")
-        if readout.in_features != rnn.hidden_size:
-            raise ValueError(
-                f"readout: expected in_features {rnn.hidden_size}, the hidden_size, got {readout.in_features}"
-            )
-        if readout.dtype != rnn.dtype:
-            raise TypeError(f"readout: expected {rnn.dtype} as the rnn has, got {readout.dtype}")
-        self.rnn = rnn
-        self.readout = readout
-        self.many_to_one = checks.flag("many_to_one", many_to_one)
-        self.objective = objective(loss, loss_options, reduction, rnn.backend)
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """Every parameter array itself, under "rnn.<name>" and "readout.<name>".
-
-        Edit them in place.  To put another array in its place, assign it in ``rnn.parameters`` or
-        ``readout.parameters``.
-        """
-        named = {f"rnn.{name}": value for name, value in self.rnn.parameters.items()}
-        return named | {f"readout.{name}": value for name, value in self.readout.parameters.items()}
-
-    def __call__(
-        self, x: npt.ArrayLike, h_0: npt.ArrayLike | None = None, *, threads: int | None = None
-    ) -> tuple[Array, Array]:
-        """Run the network, keeping nothing.
-
-        Parameters
-        ----------
-        x : array_like
-            (T, B, I), (B, T, I) or (T, I), or token ids without the last axis; as the layer takes it.
-        h_0 : array_like, optional
-            Initial state, (1, B, H) or (1, H); default zeros.
-        threads : int, optional
-            How many threads may share the work; the result doesn't depend on it.
-
-        Returns
-        -------
-        s : ndarray
-            Raw outputs or logits of every step, or of the last one.
-        h_n : ndarray
-            Final state, (1, B, H) or (1, H).
-
-        Raises
-        ------
-        ValueError, TypeError
-            As the layer does.
-        """
-        y, h_n = self.rnn(x, h_0, threads=threads)
-        return self.readout(h_n[0] if self.many_to_one else y, threads=threads), h_n
-
-    def predict(
-        self, x: npt.ArrayLike, h_0: npt.ArrayLike | None = None, *, threads: int | None = None
-    ) -> Array:
-        """Run the network and return probabilities, or the raw output where the loss has none.
-
-        Parameters
-        ----------
-        x, h_0, threads
-            As in a call.
-
-        Returns
-        -------
-        ndarray
-            yhat (..., O): softmax(s) for "softmax_cross_entropy", sigmoid(s) for "binary_cross_entropy" and
-            ``link="sigmoid"``, else s.
-        """
-        return self.objective.predict(self(x, h_0, threads=threads)[0])
-
-    def loss(
-        self,
-        x: npt.ArrayLike,
-        targets: npt.ArrayLike,
-        h_0: npt.ArrayLike | None = None,
-        *,
-        threads: int | None = None,
-    ) -> float:
-        """Loss of one batch, in one call.
-
-        Parameters
-        ----------
-        x, h_0, threads
-            As in a call.
-        targets : array_like
-            See the notes on the class.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a shape, dtype or value that does not fit.
-        """
-        s, _ = self(x, h_0, threads=threads)
-        return self.objective(s, self.objective.check(targets, s.shape, s.dtype), threads=threads)[0]
-
-    def loss_and_gradients(
-        self,
-        x: npt.ArrayLike,
-        targets: npt.ArrayLike,
-        h_0: npt.ArrayLike | None = None,
-        *,
-        depth: int | None = None,
-        threads: int | None = None,
-    ) -> tuple[float, NetworkGradients]:
-        """Loss of one batch with all its gradients, by back-propagation through time; changes nothing.
-
-        Parameters
-        ----------
-        x, h_0, threads
-            As in a call.
-        targets : array_like
-            See the notes on the class.
-        depth : int, optional
-            Truncation: the loss of a step reaches the recurrent parameters through that step and the
-            ``depth - 1`` before it only; default all (docs/equations.md, section "Truncation").
-
-        Returns
-        -------
-        loss : float
-        gradients : NetworkGradients
-            New arrays; they are yours to clip, average or add up.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a shape, dtype or value that does not fit.
-        """
-        y, h_n, tape = self.rnn.record(x, h_0, threads=threads)
-        h = h_n[0] if self.many_to_one else y
-        s = self.readout(h, threads=threads)
-        loss, ds = self.objective(s, self.objective.check(targets, s.shape, s.dtype), threads=threads)
-        dh, dreadout = self.readout.backward(h, ds, threads=threads)
-        if self.many_to_one:
-            gradients = tape.backward(dh_n=dh[np.newaxis], depth=depth, threads=threads)
-        else:
-            gradients = tape.backward(dh, depth=depth, threads=threads)
-        parameters = {f"rnn.{name}": value for name, value in gradients.parameters.items()}
-        parameters |= {f"readout.{name}": value for name, value in dreadout.items()}
-        return loss, NetworkGradients(parameters, gradients.x, gradients.h_0, h_n)
 
     def fit(
         self,
-        x: npt.ArrayLike | Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+        x: npt.ArrayLike | Iterable[Sequence[Any]],
         targets: npt.ArrayLike | None = None,
         *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
         epochs: int = 1,
         optimizer: Steps | None = None,
         batch_size: int | None = 32,
@@ -264,7 +101,7 @@ class Network:
         callbacks: Sequence[Callable[[Epoch], object]] = (),
         early_stopping: int | None = None,
         shuffle: bool = True,
-        seed: int | None = None,
+        seed: int | np.random.Generator | None = None,
         progress: bool | None = None,
         threads: int | None = None,
     ) -> History:
@@ -274,10 +111,14 @@ class Network:
         ----------
         x : array_like or iterable
             Sequences with a batch axis (or one without), in the layer's layout; or, without ``targets``, an
-            iterable of batches (x, targets).  For several epochs it must be one that can be gone through
-            several times, such as a list, not a generator.
+            iterable of batches (x, targets), (x, targets, lengths) or (x, targets, lengths, reset).  For
+            several epochs it must be one that can be gone through several times, such as a list, not a
+            generator.
         targets : array_like, optional
             See the notes on the class.
+        lengths, reset : array_like, optional
+            Of x, as in a call.  Every sequence begins at the zero state, and so does a row that is reset,
+            whatever has been carried to the chunk it is in.
         epochs : int
             Passes over the data, at least 0.
         optimizer : SGD, Adam or AdamW, optional
@@ -285,17 +126,20 @@ class Network:
         batch_size : int or None
             Sequences a batch; None for all.  An iterable brings its own batches.
         truncation : int, optional
-            Cut each batch into chunks of so many time steps, with one optimiser step for each.  The hidden
-            state is carried from a chunk to the next within the batch; gradients stop at it.  With
-            ``many_to_one`` the earlier chunks only run forward, and the loss goes back over the last one.
+            Cut each batch into chunks of so many time steps, with one optimiser step for each.  The state is
+            carried from a chunk to the next within the batch; gradients stop at it.  With ``many_to_one``
+            the earlier chunks only run forward, and the loss goes back over each row's last so many steps.
+            Not with a bidirectional layer.
         depth : int, optional
             Truncate the gradient of every loss step to so many time steps, as in ``loss_and_gradients``.
+            Not with ``lengths`` or ``reset``.
         clip_norm : float, optional
             Clip the norm of all gradients together, ``clip_grad_norm``; after ``clip_value``.
         clip_value : float, optional
             Clip every gradient entry, ``clip_grad_value``.
         validation_data : tuple or iterable, optional
-            (x, targets), evaluated after every epoch; or a list, say, of such batches.
+            (x, targets), also with lengths and reset, evaluated after every epoch; or a list, say, of such
+            batches.
         callbacks : sequence of callable
             Each is called with an ``Epoch`` after every epoch.  One that has a method ``on_step`` gets a
             ``Step`` after every optimiser step too.  Either may return True to stop training there; other
@@ -306,8 +150,10 @@ class Network:
             (not the optimiser's moments).
         shuffle : bool
             Draw the order of the sequences anew every epoch.  An iterable brings its own order.
-        seed : int, optional
-            Of the shuffling.  The same seed, data and network give the same bits.
+        seed : int or numpy.random.Generator, optional
+            Of the shuffling, and of the masks of dropout and zoneout, which are drawn anew for every chunk.
+            The same seed, data and network give the same bits.  A generator is drawn from: with one generator
+            and one optimiser, several calls give the bits of one over all their epochs.
         progress : bool, optional
             Show a progress bar on standard error; default: if that is a terminal and tqdm is installed.
         threads : int, optional
@@ -333,8 +179,7 @@ class Network:
         """
         return fit(
             self,
-            x,
-            targets,
+            (x, targets, lengths, reset),
             epochs=epochs,
             optimizer=optimizer,
             batch_size=batch_size,
@@ -353,9 +198,11 @@ class Network:
 
     def evaluate(
         self,
-        x: npt.ArrayLike | Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+        x: npt.ArrayLike | Iterable[Sequence[Any]],
         targets: npt.ArrayLike | None = None,
         *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
         batch_size: int | None = 256,
         truncation: int | None = None,
         threads: int | None = None,
@@ -364,12 +211,13 @@ class Network:
 
         Parameters
         ----------
-        x, targets
+        x, targets, lengths, reset
             As in ``fit``.
         batch_size : int or None
             Sequences computed at a time; None for all.  It bounds memory and changes nothing else.
         truncation : int, optional
             Time steps computed at a time, carrying the state.  It bounds memory and changes nothing else.
+            Not with a bidirectional layer.
         threads : int, optional
             How many threads may share the work; the result doesn't depend on it.
 
@@ -385,8 +233,9 @@ class Network:
             For an argument that does not fit.
         """
         rows = None if batch_size is None else checks.integer("batch_size", batch_size)
-        steps = None if truncation is None else checks.integer("truncation", truncation)
-        return evaluate(self, evaluation_batches(self, x, targets, rows), steps, threads)
+        steps = check_truncation(self, truncation)
+        data = evaluation_batches(self, (x, targets, lengths, reset), rows)
+        return evaluate(self, data, steps, threads)
 
     def sample(
         self, prompt: npt.ArrayLike, length: int, *, temperature: float = 1.0, seed: int | None = None
@@ -413,8 +262,8 @@ class Network:
         Raises
         ------
         ValueError
-            For a network that does not predict its own tokens, an empty prompt, a token out of range, a
-            temperature below 0 or not finite, or if the logits are not finite.
+            For a network that does not predict its own tokens or has a bidirectional layer, an empty prompt,
+            a token out of range, a temperature below 0 or not finite, or if the logits are not finite.
         TypeError
             For a prompt that is not of integers, or an argument of another type.
         """
@@ -423,6 +272,11 @@ class Network:
             raise ValueError(
                 f"sample: expected softmax_cross_entropy and as many outputs as tokens, {vocabulary}, "
                 f"got {loss} and {outputs}"
+            )
+        if self.rnn.bidirectional:
+            raise ValueError(
+                "sample: expected a layer of one direction, got bidirectional=True, "
+                "which needs the whole sequence"
             )
         tokens = np.asarray(prompt)
         if tokens.ndim != 1 or tokens.size == 0:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bptt import checks
-from bptt.arrays import Array
+from bptt.arrays import Array, Mask
 from bptt.losses import LINKS, LOSSES, REDUCTIONS, sigmoid, softmax
+from bptt.ragged import blank
 from bptt.targets import check_ignore_index, check_target
 
 #: Options of each loss besides the reduction, and the reduction it has by default.
@@ -55,7 +56,11 @@ class Objective:
     backend: str = "kernels"
 
     def check(
-        self, targets: npt.ArrayLike, s_shape: tuple[int, ...], dtype: npt.DTypeLike
+        self,
+        targets: npt.ArrayLike,
+        s_shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        mask: Mask | None = None,
     ) -> npt.NDArray[Any]:
         """Check targets against the shape (..., O) of the outputs.
 
@@ -67,6 +72,8 @@ class Objective:
             (..., O).
         dtype : dtype
             The outputs'.
+        mask : ndarray of bool, optional
+            (...), where there are steps: elsewhere targets may be anything, and 0 is returned.
 
         Returns
         -------
@@ -81,6 +88,8 @@ class Objective:
         y = np.asarray(targets)
         if self.loss != "softmax_cross_entropy" and s_shape[-1] == 1 and y.shape == s_shape[:-1]:
             y = y[..., np.newaxis]
+        if mask is not None:
+            y = blank(y, mask)
         ignore_index = self.options.get("ignore_index")
         checked: npt.NDArray[Any] = check_target(
             self.loss, y, s_shape, dtype, ignore_index=ignore_index, name="targets"

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from bptt.arrays import Array
 
-#: PyTorch's names of a recurrent layer's parameters, in the order of the fields of `Weights`.
-RNN_NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-
 
 class Fixed:
     """Base of an object made of options, which a subclass names in `_options`, fixed for its life."""

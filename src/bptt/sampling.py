@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bptt import states
+
 if TYPE_CHECKING:
     from bptt.arrays import Array, Tokens
     from bptt.network import Network
@@ -54,7 +56,8 @@ def continuation(
     Parameters
     ----------
     network : Network
-        Of as many outputs as inputs. A snapshot of its recurrent layer is taken at the first token.
+        Of as many outputs as inputs, with a layer of one direction. A snapshot of the layer is taken at the
+        first token.
     prompt : ndarray of integers
         (P,) token ids, P >= 1.
     length : int
@@ -70,10 +73,10 @@ def continuation(
     """
     if length < 1:
         return
-    _, h_n = network.rnn(prompt, threads=1)  # (1, H)
-    stream, h = network.rnn.stream(h_0=h_n), h_n[0]
+    _, state = network.rnn(prompt, threads=1)  # h (L, R), for an LSTM (h, c)
+    stream, h = network.rnn.stream(h_0=state), states.last(state, 1)
     for n in range(length):
         token = draw(network.readout(h, threads=1), temperature, rng)
         yield token
         if n + 1 < length:
-            stream.step(token, out=h)
+            h = stream.step(token)

@@ -11,12 +11,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bptt.arrays import Array, Tokens
+from bptt import states
+from bptt.arrays import Tokens
 from bptt.sampling import continuation
 
 if TYPE_CHECKING:
@@ -273,25 +274,28 @@ def bits_per_character(network: Network, tokens: Tokens, *, threads: int | None 
     length = terms // streams
     inputs = np.ascontiguousarray(tokens[: streams * length].reshape(streams, length).T)  # (n, B)
     targets = np.ascontiguousarray(tokens[1 : streams * length + 1].reshape(streams, length).T)
-    total, state = 0.0, None
+    total, state = 0.0, None  # the state is h (L, B, R), for an LSTM (h, c)
     for start in range(0, length, EVALUATION_STEPS):
         part = slice(start, start + EVALUATION_STEPS)
         loss, state = _summed_loss(network, inputs[part], targets[part], state, threads)
         total += loss
     if streams * length < terms:  # what the division left over belongs to the last stream
-        assert state is not None
         rest = slice(streams * length, terms)
         loss, _ = _summed_loss(
-            network, tokens[rest, np.newaxis], tokens[1:][rest, np.newaxis], state[:, -1:], threads
+            network,
+            tokens[rest, np.newaxis],
+            tokens[1:][rest, np.newaxis],
+            states.rows(state, slice(-1, None)),
+            threads,
         )
         total += loss
     return total / terms / math.log(2)
 
 
 def _summed_loss(
-    network: Network, inputs: Tokens, targets: Tokens, state: Array | None, threads: int | None
-) -> tuple[float, Array]:
-    """Sum of the losses in nats over a piece (T, B) of the streams, and the state after it (1, B, H)."""
+    network: Network, inputs: Tokens, targets: Tokens, state: Any, threads: int | None
+) -> tuple[float, Any]:
+    """Sum of the losses in nats over a piece (T, B) of the streams, and the state after it."""
     logits, state = network(inputs, state, threads=threads)
     return network.objective(logits, targets, reduction="sum")[0], state
 

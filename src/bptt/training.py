@@ -1,9 +1,9 @@
 """Training a character model as a run that can stop anywhere and go on with the same bits.
 
-A run is its settings, its text and its state: parameters, optimiser, carried hidden state, place in the text,
-random generator and counters.  What it is after n steps depends on settings, text and n alone: not on time,
-not on threads, and not on how often it was saved and loaded on the way.  Gradients stop at the state that a
-chunk is given (docs/equations.md, section "Truncation").
+A run is its settings, its text and its state: parameters, optimiser, the layer's carried state, place in the
+text, random generator and counters.  What it is after n steps depends on settings, text and n alone: not on
+time, not on threads, and not on how often it was saved and loaded on the way.  Gradients stop at the state
+that a chunk is given (docs/equations.md, section "Truncation").
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bptt import states
 from bptt.arrays import Array, Tokens
-from bptt.layers import RNN
+from bptt.clipping import clip_grad_norm
 from bptt.network import Network, NetworkGradients
-from bptt.optim import SGD, Adam, clip_grad_norm
-from bptt.readout import Linear
+from bptt.optim import SGD, Adam
+from bptt.settings import OPTIMIZERS, Limit, Settings, new_network, state_shapes
 from bptt.text import EVALUATED, Streams, Vocabulary, bits_per_character, held_out_length, needed_length
 
 #: Weight of the newest chunk in the running mean of the training loss.
@@ -32,57 +33,10 @@ TRAINED_PER_EVALUATED = 20
 SAVE_EVERY = 30.0
 
 ADVICE = "try a smaller --lr"
-OPTIMIZERS = {"adam": Adam, "sgd": SGD}
-DEFAULT_LR = {"adam": 2e-3, "sgd": 1.0}
 
 
 class DivergedError(ArithmeticError):
     """The loss or its gradient is no longer finite; the run stands as it was before that step."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What fixes a run besides its text.
-
-    Parameters
-    ----------
-    cell : str
-        "tanh", "relu", "sigmoid" or "identity".
-    hidden : int
-        Hidden units, H.
-    steps_per_chunk : int
-        Time steps that a gradient goes back at most.
-    batch : int
-        Streams side by side, B.
-    optimizer : str
-        "adam" or "sgd".
-    lr : float
-        Learning rate.
-    clip : float
-        Largest gradient norm (2-norm over all parameters); 0: no limit.
-    seed : int
-        Of initial weights and of where each pass over the text begins.
-    """
-
-    cell: str = "tanh"
-    hidden: int = 256
-    steps_per_chunk: int = 64
-    batch: int = 32
-    optimizer: str = "adam"
-    lr: float = 2e-3
-    clip: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """When a run is done: after so many passes over the text, or so many seconds; one of the two.
-
-    Both count from the beginning of the run, whatever it was resumed from.  Seconds include all evaluations.
-    """
-
-    epochs: int | None = None
-    seconds: float | None = None
 
 
 @dataclass
@@ -137,8 +91,8 @@ class Run:
         Its length in characters.
     network : Network
     optimizer : Adam or SGD
-    hidden : ndarray, shape (1, B, H)
-        State carried from the last chunk to the next.
+    state : tuple of ndarray
+        (h,), for an LSTM (h, c), (L, B, H) each: carried from the last chunk to the next.
     rng : numpy.random.Generator
     counters : Counters
     streams : Streams
@@ -154,7 +108,7 @@ class Run:
     text_length: int
     network: Network
     optimizer: Adam | SGD
-    hidden: Array
+    state: tuple[Array, ...]
     rng: np.random.Generator
     streams: Streams
     validation: Tokens
@@ -199,7 +153,10 @@ class Run:
     def gradients(self, threads: int | None = None) -> tuple[float, NetworkGradients]:
         """Compute the mean loss over the next chunk in nats, and its gradients; changes nothing."""
         inputs, targets = self.streams.chunk(self.counters.chunk, self.counters.offset)  # (T, B) each
-        return self.network.loss_and_gradients(inputs, targets, self.hidden, threads=threads)
+        seed = self.settings.mask_seed(self.counters.steps)
+        return self.network.loss_and_gradients(
+            inputs, targets, states.whole(self.state), seed=seed, threads=threads
+        )
 
     def update(self, loss: float, gradients: NetworkGradients) -> None:
         """Make the step whose loss and gradients :meth:`gradients` gave, and move on to the next chunk.
@@ -217,7 +174,7 @@ class Run:
                 f"gradient norm {norm:.4g}; {ADVICE}"
             )
         self.optimizer.step(self.network.parameters, gradients.parameters)
-        self.hidden = gradients.h_n
+        self.state = states.parts(gradients.h_n)
         start, stop = self.streams.bounds(counters.chunk)
         bits = loss / math.log(2)
         mean = counters.training_bits
@@ -237,7 +194,7 @@ class Run:
         """Begin a pass over the training text: another place to start from, and the zero state."""
         self.counters.chunk = 0
         self.counters.offset = int(self.rng.integers(len(self.streams.tokens)))
-        self.hidden = np.zeros_like(self.hidden)
+        self.state = zero_state(self.settings)
 
 
 def prepare(settings: Settings, text: str, vocabulary: Vocabulary) -> tuple[Streams, Tokens]:
@@ -273,13 +230,18 @@ def prepare(settings: Settings, text: str, vocabulary: Vocabulary) -> tuple[Stre
     return Streams(tokens[:cut], settings.batch, settings.steps_per_chunk), tokens[cut - 1 : cut + EVALUATED]
 
 
+def zero_state(settings: Settings) -> tuple[Array, ...]:
+    """State that every pass over the text begins with: (h,), for an LSTM (h, c)."""
+    return tuple(np.zeros(shape, np.float32) for shape in state_shapes(settings))
+
+
 def digest(text: str) -> str:
     """SHA-256 of a text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def new_run(settings: Settings, limit: Limit, text: str, *, backend: str = "kernels") -> Run:
-    """Begin a run: float32, recurrent weights orthogonal, all else as PyTorch initialises.
+    """Begin a run.
 
     Parameters
     ----------
@@ -301,26 +263,17 @@ def new_run(settings: Settings, limit: Limit, text: str, *, backend: str = "kern
     """
     vocabulary = Vocabulary.from_text(text)
     streams, validation = prepare(settings, text, vocabulary)
-    seeds = [int(seed) for seed in np.random.SeedSequence(settings.seed).generate_state(3)]
-    rnn = RNN(
-        len(vocabulary),
-        settings.hidden,
-        nonlinearity=settings.cell,
-        init="orthogonal",
-        seed=seeds[0],
-        backend=backend,
-    )
-    readout = Linear(settings.hidden, len(vocabulary), seed=seeds[1], backend=backend)
+    of_layer, of_readout, of_run = map(int, np.random.SeedSequence(settings.seed).generate_state(3))
     run = Run(
         settings=settings,
         limit=limit,
         vocabulary=vocabulary,
         text_digest=digest(text),
         text_length=len(text),
-        network=Network(rnn, readout, loss="softmax_cross_entropy"),
+        network=new_network(settings, len(vocabulary), (of_layer, of_readout), backend),
         optimizer=OPTIMIZERS[settings.optimizer](lr=settings.lr),
-        hidden=np.zeros((1, settings.batch, settings.hidden), np.float32),
-        rng=np.random.default_rng(seeds[2]),
+        state=zero_state(settings),
+        rng=np.random.default_rng(of_run),
         streams=streams,
         validation=validation,
     )

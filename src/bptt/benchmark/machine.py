@@ -13,7 +13,7 @@ import numpy as np
 
 from bptt import kernels
 from bptt.arrays import Weights
-from bptt.benchmark.rows import FORWARD, STEP, Row
+from bptt.benchmark.rows import FORWARD, STEP, Row, Task
 
 _MARK = "BPTT_BENCH_THREADS"
 
@@ -86,26 +86,27 @@ def limits(row: Row) -> dict[str, float | None]:
     -------
     dict
         ``fma_peak``, operations a second of bptt's bare tile; ``read_bandwidth``, bytes a second read from a
-        block of the size of weight_hh, for forward calls of one batch row, None for others; ``kernel_step``,
-        seconds that a single step takes inside bptt's kernel, None for other rows.
+        block of the size of weight_hh, for forward calls of one layer over one batch row, None for others;
+        ``kernel_step``, seconds that a single step takes inside bptt's kernel, None where there is no bar.
     """
-    dtype = np.dtype(row.dtype)
-    size = row.shape.H**2 * dtype.itemsize
-    one_row = row.case == FORWARD and row.shape.B == 1
+    task = row.task
+    one_row = task.case == FORWARD and task.setup == "plain" and task.shape.B == 1
+    barred = task.case == STEP and row.limit is not None
     return {
-        "fma_peak": float(kernels.fma_peak(dtype.type)),
-        "read_bandwidth": float(kernels.read_bandwidth(size)) if one_row else None,
-        "kernel_step": _kernel_step(row) if row.case == STEP else None,
+        "fma_peak": float(kernels.fma_peak(np.dtype(task.dtype).type)),
+        "read_bandwidth": float(kernels.read_bandwidth(task.recurrent_bytes)) if one_row else None,
+        "kernel_step": _kernel_step(task) if barred else None,
     }
 
 
-def _kernel_step(row: Row) -> float:
-    _, B, I, H = row.shape
+def _kernel_step(task: Task) -> float:
+    assert task.cell == "rnn", "single steps of other cells have no bar"
+    _, B, I, H = task.shape
     uniform = np.random.default_rng(0).uniform
     bound = 1 / math.sqrt(H)
-    weights = Weights(*(uniform(-bound, bound, size).astype(row.dtype) for size in ((H, I), (H, H), H, H)))
-    stepper = kernels.Stepper("tanh", weights, (np.zeros((B, H), row.dtype),))
-    x = uniform(-1, 1, (B, I)).astype(row.dtype)
+    weights = Weights(*(uniform(-bound, bound, size).astype(task.dtype) for size in ((H, I), (H, H), H, H)))
+    stepper = kernels.Stepper("tanh", weights, (np.zeros((B, H), task.dtype),))
+    x = uniform(-1, 1, (B, I)).astype(task.dtype)
     rounds = int(2e-3 / kernels.step_seconds(stepper, x, rounds=10)) + 1
     return float(kernels.step_seconds(stepper, x, rounds=rounds))
 

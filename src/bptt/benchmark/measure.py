@@ -57,7 +57,7 @@ def measure(
     benchmarks: list[dict[str, Any]] = []
     for number, row in enumerate(rows, start=1):
         print(f"{number}/{len(rows)} {row.group}", file=sys.stderr, flush=True)
-        numbers = problem.make(row.case, row.shape, row.dtype)
+        numbers = problem.make(row.task)
         calls: dict[str, timing.Call] = {}
         errors: dict[str, float] = {}
         for name in (name for of, name in cases if of == row):
@@ -75,7 +75,7 @@ def measure(
             calls,
             seconds=allowance(len(rows) - number + 1, len(calls)),
             rounds=rounds,
-            one_by_one=row.case == STEP,
+            one_by_one=row.task.case == STEP,
         )
         for name, samples in times.items():
             info = results.extra_info(

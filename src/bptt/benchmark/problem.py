@@ -1,4 +1,4 @@
-"""The numbers every implementation is given, and the float64 computation its results are checked against."""
+"""The numbers every implementation is given, and what its results are checked against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bptt.benchmark.rows import BACKWARD, FORWARD, STEP, Shape
+from bptt.benchmark import truth
+from bptt.benchmark.rows import BACKWARD, FORWARD, STEP, Task
 
 Array = NDArray[Any]
 
@@ -22,6 +23,8 @@ CALLS = {FORWARD: 2, BACKWARD: 2, STEP: 3}
 # Relative to the largest entry; float32 times sqrt(K), K the length of the longest sum behind the entry.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-12}
 
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class DisagreementError(AssertionError):
     """An implementation's result is outside the tolerance."""
@@ -29,18 +32,18 @@ class DisagreementError(AssertionError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One tanh layer in PyTorch's layout, its input, and the gradient with respect to its output."""
+    """Recurrent layers in PyTorch's layout, their input, and the gradient with respect to their output."""
 
-    case: str
-    shape: Shape
-    dtype: str
+    task: Task
     x: Array  # (T, B, I)
-    h_0: Array  # (B, H)
-    weight_ih: Array  # (H, I)
-    weight_hh: Array  # (H, H)
-    bias_ih: Array  # (H,)
-    bias_hh: Array  # (H,)
-    dy: Array  # (T, B, H)
+    states: tuple[Array, ...]  # initial h, for an LSTM h and c, each (L*D, B, H)
+    parameters: Mapping[str, Array]  # in PyTorch's names and layout
+    dy: Array  # (T, B, D*H)
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """Return weight_ih, weight_hh, bias_ih and bias_hh of the first layer."""
+        return tuple(self.parameters[f"{name}_l0"] for name in WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -48,91 +51,106 @@ class Run:
     """One implementation made ready for one problem.
 
     ``call`` is what is timed.  ``arrays`` turns what it returned into named arrays and is not timed: ``y``
-    (T, B, H) and ``h_n`` (B, H); for forward + backward ``y`` and ``d...`` for every input; for a single step
-    ``h_n`` alone.
+    (T, B, D*H), ``h_n`` and for an LSTM ``c_n`` (L*D, B, H); for forward + backward ``y`` and ``d...`` for
+    every input, the parameters in PyTorch's names; for a single step the state alone.  ``masks`` gives those
+    that the call has drawn, if it draws any; ``solves`` is the problem if it isn't the one given.
     """
 
     call: Callable[[], Any]
     arrays: Callable[[Any], Mapping[str, Array]]
+    masks: Callable[[Any], truth.Masks] | None = None
+    solves: Problem | None = None
 
 
 @functools.lru_cache(maxsize=2)
-def make(case: str, shape: Shape, dtype: str) -> Problem:
-    """Draw a problem from a fixed seed: weights as PyTorch initialises them, x, h_0 and dy normal."""
-    T, B, I, H = shape
+def make(task: Task) -> Problem:
+    """Draw a problem from a fixed seed: weights as PyTorch initialises them, x and dy normal.
+
+    The gains of layer normalisation are about 1/2: with 1 an LSTM's rounding errors grow from step to step.
+    """
+    T, B, I, H = task.shape
+    D, rows = task.options.directions, task.gates * H
     rng = np.random.default_rng(0)
     bound = 1 / math.sqrt(H)
 
     def uniform(*sizes: int) -> Array:
-        return rng.uniform(-bound, bound, sizes).astype(dtype)
+        return rng.uniform(-bound, bound, sizes).astype(task.dtype)
 
     def normal(*sizes: int) -> Array:
-        return rng.standard_normal(sizes).astype(dtype)
+        return rng.standard_normal(sizes).astype(task.dtype)
 
-    return Problem(
-        case,
-        shape,
-        dtype,
-        x=normal(T, B, I),
-        h_0=np.tanh(normal(B, H)),
-        weight_ih=uniform(H, I),
-        weight_hh=uniform(H, H),
-        bias_ih=uniform(H),
-        bias_hh=uniform(H),
-        dy=normal(T, B, H),
-    )
+    units = task.suffixes
+    states = [np.tanh(normal(len(units), B, H))]
+    if task.cell == "lstm":
+        states.append(normal(len(units), B, H))
+    parameters: dict[str, Array] = {}
+    for number, suffix in enumerate(units):
+        sizes = ((rows, I if number < D else D * H), (rows, H), (rows,), (rows,))
+        parameters |= {f"{name}{suffix}": uniform(*size) for name, size in zip(WEIGHTS, sizes, strict=True)}
+        if task.options.layer_norm:
+            parameters |= {
+                f"{name}{suffix}": 0.5 + uniform(rows) for name in ("weight_ln_ih", "weight_ln_hh")
+            }
+    return Problem(task, normal(T, B, I), tuple(states), parameters, normal(T, B, D * H))
+
+
+def _truth(problem: Problem, masks: truth.Masks) -> dict[str, Array]:
+    x = problem.x
+    if problem.task.case == STEP:
+        x = np.repeat(x, CALLS[STEP], axis=0)
+    return truth.compute(problem.task, x, problem.states, problem.parameters, problem.dy, masks)
 
 
 @functools.lru_cache(maxsize=2)
-def _truth(case: str, shape: Shape, dtype: str) -> dict[str, Array]:
-    """Compute the results step by step in float64, plainly: no product hoisted or put off."""
-    p = make(case, shape, dtype)
-    x, dy, h_0 = (a.astype(np.float64) for a in (p.x, p.dy, p.h_0))
-    W_ih, W_hh = p.weight_ih.astype(np.float64), p.weight_hh.astype(np.float64)
-    b = p.bias_ih.astype(np.float64) + p.bias_hh
-
-    if case == STEP:
-        x = np.repeat(x, CALLS[STEP], axis=0)
-    states = [h_0]  # h_0 ... h_T
-    for x_t in x:
-        # h_t = tanh(W_ih x_t + W_hh h_{t-1} + b)
-        states.append(np.tanh(x_t @ W_ih.T + states[-1] @ W_hh.T + b))
-    if case == STEP:
-        return {"h_n": states[-1]}
-    y = np.stack(states[1:])
-    if case == FORWARD:
-        return {"y": y, "h_n": states[-1]}
-
-    dx = np.empty_like(x)
-    dW_ih, dW_hh, db, dh = np.zeros_like(W_ih), np.zeros_like(W_hh), np.zeros_like(b), np.zeros_like(h_0)
-    for t in reversed(range(shape.T)):
-        # da_t = (dy_t + dh_t) (1 - h_t^2)
-        da = (dy[t] + dh) * (1 - states[t + 1] ** 2)
-        dW_ih += da.T @ x[t]
-        dW_hh += da.T @ states[t]
-        db += da.sum(axis=0)
-        dx[t] = da @ W_ih
-        dh = da @ W_hh
-    return {
-        "y": y,
-        "dx": dx,
-        "dh_0": dh,
-        "dweight_ih": dW_ih,
-        "dweight_hh": dW_hh,
-        "dbias_ih": db,
-        "dbias_hh": db,
-    }
+def _truth_without_masks(task: Task) -> dict[str, Array]:
+    return _truth(make(task), truth.NO_MASKS)
 
 
-def tolerance(name: str, shape: Shape, dtype: str) -> float:
+def tolerance(name: str, task: Task) -> float:
     """Return the error allowed in the array ``name``, relative to its largest entry."""
-    T, B, I, H = shape
-    K = {"y": I + H, "h_n": I + H, "dx": H, "dh_0": H}.get(name, T * B)
-    return TOLERANCE[dtype] * (math.sqrt(K) if dtype == "float32" else 1)
+    T, B, I, H = task.shape
+    D = task.options.directions
+    inputs = I if task.options.num_layers == 1 else max(I, D * H)
+    forward, backward = inputs + H, D * task.gates * H
+    sums = dict.fromkeys(("y", "h_n", "c_n"), forward) | dict.fromkeys(("dx", "dh_0", "dc_0"), backward)
+    return TOLERANCE[task.dtype] * (math.sqrt(sums.get(name, T * B)) if task.dtype == "float32" else 1)
 
 
-def compare(name: str, problem: Problem, results: Mapping[str, Array]) -> float:
+def _check_masks(where: str, task: Task, masks: truth.Masks) -> None:
+    """Raise unless the setup's masks are there, and leave out as much as they should; others must not be."""
+    setup = task.options
+    rates = {
+        "dropout": setup.dropout,
+        "recurrent_dropout": setup.recurrent_dropout,
+        "zoneout_h": setup.zoneout,
+        "zoneout_c": setup.zoneout if task.cell == "lstm" else 0.0,
+    }
+    for name, rate in rates.items():
+        drawn = getattr(masks, name)
+        if (drawn is None) != (rate == 0):
+            raise DisagreementError(f"{where}: {name}: expected masks at a rate of {rate}, got {drawn}")
+        if drawn is not None:
+            ones = np.ravel(drawn) != 0  # all layers and directions alike
+            share = float(np.mean(ones if name.startswith("zoneout") else ~ones))
+            if abs(share - rate) > 6 * math.sqrt(rate * (1 - rate) / ones.size):  # six standard deviations
+                raise DisagreementError(f"{where}: {name}: expected a share of {rate}, got {share:.3g}")
+
+
+def compare(
+    name: str, problem: Problem, results: Mapping[str, Array], masks: truth.Masks = truth.NO_MASKS
+) -> float:
     """Compare one implementation's arrays with the float64 computation.
+
+    Parameters
+    ----------
+    name : str
+        Of the implementation.
+    problem : Problem
+        What was computed.
+    results : mapping
+        Name to array, see `Run`.
+    masks : Masks
+        What the implementation has drawn.
 
     Returns
     -------
@@ -142,21 +160,24 @@ def compare(name: str, problem: Problem, results: Mapping[str, Array]) -> float:
     Raises
     ------
     DisagreementError
-        If an array is missing, or of the wrong shape or dtype, or outside the tolerance.
+        If an array is missing, or of the wrong shape or dtype, or outside the tolerance; or if masks were not
+        drawn at the setup's rates.
     """
-    where = f"{name}: {problem.case} {problem.shape} {problem.dtype}"
-    expected = _truth(problem.case, problem.shape, problem.dtype)
+    task = problem.task
+    where = f"{name}: {task}"
+    _check_masks(where, task, masks)
+    expected = _truth(problem, masks) if task.options.random else _truth_without_masks(task)
     if set(results) != set(expected):
         raise DisagreementError(f"{where}: expected arrays {sorted(expected)}, got {sorted(results)}")
     worst = 0.0
-    for key, truth in expected.items():
+    for key, array in expected.items():
         got = results[key]
-        if got.shape != truth.shape or got.dtype != problem.dtype:
+        if got.shape != array.shape or got.dtype != task.dtype:
             raise DisagreementError(
-                f"{where}: {key}: expected {problem.dtype} {truth.shape}, got {got.dtype} {got.shape}"
+                f"{where}: {key}: expected {task.dtype} {array.shape}, got {got.dtype} {got.shape}"
             )
-        error = float(np.max(np.abs(got - truth)) / np.max(np.abs(truth)))
-        allowed = tolerance(key, problem.shape, problem.dtype)
+        error = float(np.max(np.abs(got - array)) / np.max(np.abs(array)))
+        allowed = tolerance(key, task)
         if not error <= allowed:  # so written that NaN fails
             raise DisagreementError(
                 f"{where}: {key}: expected an error of at most {allowed:.2g}, got {error:.2g}"
@@ -167,6 +188,8 @@ def compare(name: str, problem: Problem, results: Mapping[str, Array]) -> float:
 
 def check(name: str, problem: Problem, run: Run) -> float:
     """Call an implementation and compare what it returns; returns and raises as `compare`."""
-    for _ in range(CALLS[problem.case]):
+    problem = run.solves or problem
+    for _ in range(CALLS[problem.task.case]):
         result = run.call()
-    return compare(name, problem, run.arrays(result))
+    masks = truth.NO_MASKS if run.masks is None else run.masks(result)
+    return compare(name, problem, run.arrays(result), masks)

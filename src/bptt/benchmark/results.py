@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from bptt.benchmark.peers import PEERS
-from bptt.benchmark.rows import CASES, DTYPES, STEP, Row, Shape, flops, group_name, step_allowed
+from bptt.benchmark.rows import CASES, CELLS, DTYPES, SETUPS, STEP, Row, Shape, Task, group_name, step_allowed
 
-COLUMNS = ("bptt", "bptt-frozen", "bptt-1-thread", "bptt-default-threads", *PEERS, "reference")
+COLUMNS = (
+    "bptt",
+    "bptt-frozen",
+    "bptt-1-thread",
+    "bptt-default-threads",
+    "bptt-without-option",
+    *PEERS,
+    "reference",
+)
 NOTHING = "–"
 
 
@@ -21,9 +29,7 @@ NOTHING = "–"
 class Measurement:
     """The median and the least time of one implementation on one problem."""
 
-    case: str
-    shape: Shape
-    dtype: str
+    task: Task
     threads: int
     implementation: str
     seconds: float
@@ -36,19 +42,19 @@ class Measurement:
     @property
     def group(self) -> str:
         """Return the name under which implementations are compared."""
-        return group_name(self.case, self.shape, self.dtype, self.threads)
+        return group_name(self.task, self.threads)
 
     @property
     def fraction_of_peak(self) -> float:
         """Return operations a second, divided by the FMA peak of all threads."""
-        return flops(self.case, self.shape) / self.seconds / (self.fma_peak * self.threads)
+        return self.task.flops / self.seconds / (self.fma_peak * self.threads)
 
     @property
     def fraction_of_bandwidth(self) -> float | None:
         """Return bytes of weight_hh read a second, once a time step, divided by the read bandwidth."""
         if self.read_bandwidth is None:
             return None
-        read = self.shape.T * self.shape.H**2 * (8 if self.dtype == "float64" else 4)
+        read = self.task.shape.T * self.task.recurrent_bytes
         return read / self.seconds / self.read_bandwidth
 
     @property
@@ -57,11 +63,11 @@ class Measurement:
 
         For a single step, the time it may take divided by the time it takes.
         """
-        if self.case == STEP:
+        if self.task.case == STEP:
             if self.kernel_step is None:
                 return None
-            return step_allowed(self.shape, self.kernel_step) / self.seconds
-        return self.fraction_of_bandwidth if self.shape.B == 1 else self.fraction_of_peak
+            return step_allowed(self.task.shape, self.kernel_step) / self.seconds
+        return self.fraction_of_bandwidth if self.task.shape.B == 1 else self.fraction_of_peak
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,15 @@ def extra_info(
     ``error`` is the largest error found before timing as a fraction of the tolerance.
     """
     return {
-        "case": row.case,
-        "shape": list(row.shape),
-        "dtype": row.dtype,
+        "cell": row.task.cell,
+        "setup": row.task.setup,
+        "case": row.task.case,
+        "shape": list(row.task.shape),
+        "dtype": row.task.dtype,
         "threads": row.threads,
         "implementation": name,
         "version": version,
-        "flops": flops(row.case, row.shape),
+        "flops": row.task.flops,
         **limits,
         "error_over_tolerance": error,
         **machine,
@@ -154,9 +162,7 @@ def read(path: Path) -> Run:
 def _measurement(entry: Mapping[str, Any]) -> Measurement:
     info, stats = entry["extra_info"], entry["stats"]
     return Measurement(
-        info["case"],
-        Shape(*info["shape"]),
-        info["dtype"],
+        Task(info["case"], Shape(*info["shape"]), info["dtype"], info["cell"], info["setup"]),
         info["threads"],
         info["implementation"],
         stats["median"],
@@ -176,10 +182,19 @@ def best_peer(found: Mapping[str, Measurement]) -> Measurement | None:
 def grouped(measurements: Iterable[Measurement]) -> dict[str, dict[str, Measurement]]:
     """Sort measurements into rows: group to implementation to measurement, in the shape table's order."""
     rows: dict[str, dict[str, Measurement]] = {}
-    order = sorted(
-        measurements, key=lambda m: (m.threads, DTYPES.index(m.dtype), CASES.index(m.case))
-    )  # stable: shapes stay as they were run
-    for m in order:
+    setups = tuple(SETUPS)
+
+    def place(m: Measurement) -> tuple[int, ...]:
+        task = m.task
+        return (
+            m.threads,
+            CELLS.index(task.cell),
+            setups.index(task.setup),
+            DTYPES.index(task.dtype),
+            CASES.index(task.case),
+        )
+
+    for m in sorted(measurements, key=place):  # stable: shapes stay as they were run
         rows.setdefault(m.group, {})[m.implementation] = m
     return rows
 
@@ -195,7 +210,7 @@ def duration(seconds: float) -> str:
 def _time(m: Measurement | None) -> str:
     if m is None:
         return NOTHING
-    if m.case == STEP and m.p99 is not None:
+    if m.task.case == STEP and m.p99 is not None:
         return f"{duration(m.seconds)} (p99 {duration(m.p99)})"
     return duration(m.seconds)
 
@@ -237,6 +252,7 @@ def table(measurements: Iterable[Measurement], bars: Mapping[str, Row] | None = 
     rows = grouped(measurements)
     names = [name for name in COLUMNS if any(name in row for row in rows.values())]
     head = [
+        "layer",
         "direction",
         "dtype",
         "threads",
@@ -251,7 +267,8 @@ def table(measurements: Iterable[Measurement], bars: Mapping[str, Row] | None = 
     lines = []
     for group, found in rows.items():
         m = next(iter(found.values()))
-        line = [m.case.replace("_", " "), m.dtype, str(m.threads), str(m.shape)]
+        task = m.task
+        line = [task.layer, task.case.replace("_", " "), task.dtype, str(m.threads), str(task.shape)]
         line += [_time(found.get(name)) for name in names]
         ours, best = found.get("bptt"), best_peer(found)
         line.append(_against_best(ours, best))
@@ -260,7 +277,7 @@ def table(measurements: Iterable[Measurement], bars: Mapping[str, Row] | None = 
         if bars is not None:
             line += _bar_cells(bars.get(group), found)
         lines.append(line)
-    return markdown(head, lines, left=4)
+    return markdown(head, lines, left=5)
 
 
 def _bar_cells(row: Row | None, found: Mapping[str, Measurement]) -> list[str]:

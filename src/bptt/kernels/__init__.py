@@ -51,6 +51,8 @@ pack = _module.pack_weights
 Stepper = _module.Stepper
 short_call = _module.short_call
 bptt = _module.bptt
+chunk_bounds = _module.chunk_bounds
+step_back = _module.step_back
 affine = _module.affine
 affine_backward = _module.affine_backward
 softmax_cross_entropy = _module.softmax_cross_entropy
@@ -98,6 +100,7 @@ __all__ = [
     "available",
     "bptt",
     "choose",
+    "chunk_bounds",
     "elementwise",
     "fma_peak",
     "info",
@@ -106,6 +109,7 @@ __all__ = [
     "read_bandwidth",
     "short_call",
     "softmax_cross_entropy",
+    "step_back",
     "step_seconds",
     "unroll",
     "variant",

@@ -19,8 +19,12 @@ cdef extern from "_lanes.h" nogil:
     lanes_f32 f32_abs(lanes_f32 v)
     lanes_f32 f32_copysign(lanes_f32 v, lanes_f32 sign)
     lanes_f32 f32_where_gt(lanes_f32 a, lanes_f32 b, lanes_f32 x, lanes_f32 y)
+    lanes_f32 f32_at_least(lanes_f32 v, lanes_f32 bound)
+    lanes_f32 f32_at_most(lanes_f32 v, lanes_f32 bound)
+    lanes_f32 f32_reciprocal(lanes_f32 d)
+    lanes_f32 f32_scale(lanes_f32 v, lanes_f32 n)
     lanes_f32 f32_exp2_whole(lanes_f32 shifted)
-    lanes_f32 f32_scale(lanes_f32 v, lanes_f32 shifted)
+    lanes_f32 f32_fraction(lanes_f32 x, lanes_f32 n)
     lanes_f64 f64_splat(double s)
     lanes_f64 f64_load_part(const double *p, ptrdiff_t n)
     void f64_store_part(double *p, lanes_f64 v, ptrdiff_t n)
@@ -73,32 +77,46 @@ cdef inline void store_part(lanes *p, lanes v, ptrdiff_t n) noexcept nogil:
         f64_store_part(<double *> p, v, n)
 
 
+cdef enum:
+    WHOLE = 0  # as a number of lanes: all of them
+
+
+cdef inline lanes get(const lanes *p, ptrdiff_t n) noexcept nogil:
+    """The vector at p, or its first n lanes."""
+    return p[0] if n == WHOLE else load_part(p, n)
+
+
+cdef inline void put(lanes *p, lanes v, ptrdiff_t n) noexcept nogil:
+    if n == WHOLE:
+        p[0] = v
+    else:
+        store_part(p, v, n)
+
+
+cdef inline lanes *beside(const lanes *p, ptrdiff_t bytes) noexcept nogil:
+    """p moved on; NULL stays NULL."""
+    return <lanes *> (<char *> p + bytes) if p != NULL else NULL
+
+
 # ---------------------------------------------------------------- functions
 
-cdef inline lanes_f32 exp2_f32(lanes_f32 f) noexcept nogil:
-    # 2^f, |f| <= 1/2: 1 + f g(f), g interpolates at Chebyshev points, relative error 5.1e-9; short chain (Estrin)
+cdef inline lanes_f32 exp2m1_f32(lanes_f32 f) noexcept nogil:
+    # 2^f - 1, |f| <= 1/2: f (c_0 + f (c_1 + ...)), the bracket interpolates at Chebyshev points, relative error 5.1e-9;
+    # short chain (Estrin); f c_0 comes last, since its rounding is the one that counts
     cdef lanes_f32 square = f * f
-    cdef lanes_f32 low = f32_splat(0.240226507606) * f + f32_splat(0.693147188027)
-    cdef lanes_f32 middle = f32_splat(9.61808255355e-3) * f + f32_splat(5.55035710991e-2)
-    cdef lanes_f32 high = f32_splat(1.54531649334e-4) * f + f32_splat(1.33908656612e-3)
-    high = high * square + middle
-    high = high * square + low
-    return high * f + f32_splat(1.0)
+    cdef lanes_f32 low = f32_splat(5.55035710991e-2) * f + f32_splat(0.240226507606)
+    cdef lanes_f32 high = f32_splat(1.33908656612e-3) * f + f32_splat(9.61808255355e-3)
+    high = f32_splat(1.54531649334e-4) * square + high
+    return f * f32_splat(0.693147188027) + square * (high * square + low)
 
 
 cdef inline lanes_f32 exp_f32(lanes_f32 x) noexcept nogil:
-    # Cody and Waite: x = n ln 2 + r, in two parts of ln 2, then 2^(r / ln 2)
-    cdef lanes_f32 top = f32_splat(89.0), bottom = f32_splat(-105.0)
+    # x / ln 2 = n + f, n whole, |f| <= 1/2;  e^x = 2^f 2^n
     cdef lanes_f32 magic = f32_splat(LANES_MAGIC_F32)
-    cdef lanes_f32 n, half, r
-    x = f32_where_gt(x, top, top, x)
-    x = f32_where_gt(bottom, x, bottom, x)
+    cdef lanes_f32 n
+    x = f32_at_least(f32_at_most(x, f32_splat(89.0)), f32_splat(-105.0))
     n = x * f32_splat(1.44269504088896341) + magic - magic
-    r = (x - n * f32_splat(0.693359375)) - n * f32_splat(-2.12194440e-4)
-    # 2^n in two factors: the second product alone rounds, so subnormal results round once
-    half = n * f32_splat(0.5) + magic
-    r = exp2_f32(r * f32_splat(1.44269504088896341))
-    return r * f32_exp2_whole(half) * f32_exp2_whole((n - (half - magic)) + magic)
+    return f32_scale(exp2m1_f32(f32_fraction(x, n)) + f32_splat(1.0), n)
 
 
 cdef inline lanes_f64 exp_f64(lanes_f64 x) noexcept nogil:
@@ -128,22 +146,15 @@ cdef inline lanes_f64 exp_f64(lanes_f64 x) noexcept nogil:
 
 
 cdef inline lanes_f32 tanh_f32(lanes_f32 x) noexcept nogil:
-    # |x| <= 0.625: x + x z P(z), z = x^2 (Cephes tanhf);  above: 1 - 2 / (exp(2 |x|) + 1), which is 1 from 9.02 on.
-    # One rational function is a little less work, but its sums lose 5 ULP.
-    cdef lanes_f32 top = f32_splat(9.02), one = f32_splat(1.0), edge = f32_splat(0.625)
-    cdef lanes_f32 magic = f32_splat(LANES_MAGIC_F32), scale = f32_splat(2.88539008177792681)  # 2 / ln 2
-    cdef lanes_f32 a = f32_abs(x)
-    cdef lanes_f32 z, p, shifted, e
-    a = f32_where_gt(a, top, top, a)
-    z = a * a
-    p = f32_splat(-5.70498872745e-3) * z + f32_splat(2.06390887954e-2)
-    p = p * z + f32_splat(-5.37397155531e-2)
-    p = p * z + f32_splat(1.33314422036e-1)
-    p = p * z + f32_splat(-3.33332819422e-1)
+    # tanh |x| = m / (m + 2), m = e^(2 |x|) - 1 = 2^n (2^f - 1) + (2^n - 1) without cancellation;  1 from 9.02 on.
+    # One rational function of x is a little less work, but its sums lose 5 ULP.
+    cdef lanes_f32 one = f32_splat(1.0), magic = f32_splat(LANES_MAGIC_F32)
+    cdef lanes_f32 a = f32_at_most(f32_abs(x), f32_splat(9.02))
+    cdef lanes_f32 scale = f32_splat(2.88539008177792681)  # 2 / ln 2
+    cdef lanes_f32 shifted = a * scale + magic, power = f32_exp2_whole(shifted), m
     # the rounding of |x| scale, where it is rounded, counts for less the larger x is
-    shifted = a * scale + magic
-    e = f32_scale(exp2_f32(a * scale - (shifted - magic)), shifted)
-    return f32_copysign(f32_where_gt(a, edge, one - f32_splat(2.0) / (e + one), p * (z * a) + a), x)
+    m = exp2m1_f32(a * scale - (shifted - magic)) * power + (power - one)
+    return f32_copysign(m * f32_reciprocal(m + f32_splat(2.0)), x)
 
 
 cdef inline lanes_f64 tanh_f64(lanes_f64 x) noexcept nogil:
@@ -177,12 +188,20 @@ cdef inline lanes tanh_(lanes x) noexcept nogil:
         return tanh_f64(x)
 
 
+cdef inline lanes reciprocal(lanes d) noexcept nogil:
+    # 1 / d, 1 <= d <= 2
+    if lanes is lanes_f32:
+        return f32_reciprocal(d)
+    else:
+        return splat(<lanes *> NULL, 1.0) / d
+
+
 cdef inline lanes sigmoid_(lanes x) noexcept nogil:
     # e = exp(-|x|);  1 / (1 + e) for x > 0, e / (1 + e) for x <= 0: no overflow, and full precision near 0
     cdef lanes one = splat(<lanes *> NULL, 1.0)
     cdef lanes zero = splat(<lanes *> NULL, 0.0)
     cdef lanes e = exp_(zero - absolute(x))
-    return where_gt(x, zero, one, e) / (one + e)
+    return where_gt(x, zero, one, e) * reciprocal(one + e)
 
 
 cdef inline lanes relu_(lanes x) noexcept nogil:

@@ -61,13 +61,13 @@ cdef void affine_gradient_item(AffineGradientJob job, int64_t k, int worker, rea
              turned + column * job.rows)
     elif k < job.items - 1:
         while row < job.rows and not job.interrupted(worker, 2.0 * BLOCK_K * job.N * 64):
-            outer_panel(turned + row, job.rows, 1, job.N, min(job.rows - row, <ptrdiff_t> BLOCK_K), <const real *> NULL,
-                        0, <const real *> job.x + row * job.K, job.K, k - job.turns,
+            outer_panel(turned + row, job.rows, 1, job.N, 0, min(job.rows - row, <ptrdiff_t> BLOCK_K),
+                        <const real *> NULL, 0, <const real *> job.x + row * job.K, job.K, k - job.turns,
                         <real *> (job.scratch.aligned + worker * job.scratch_each), <real *> job.dweight,
                         TILE_ADD if row else TILE_SET)
             row += BLOCK_K
     else:
-        column_sums(dy, job.N, job.rows, <real *> job.dbias, False)
+        column_sums(dy, job.N, job.N, job.rows, <real *> job.dbias, False)
 
 
 cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bias_at):

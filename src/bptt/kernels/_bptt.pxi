@@ -1,381 +1,254 @@
 # The backward loop over time, and the weight gradients.
 #
-# Time is cut into chunks of about BLOCK_K rows (t, b), the last chunk first.  In each, the recurrence gives da for
-# the chunk; then da, still in cache, is multiplied into all three sums at once:
+# Time is cut into chunks of about BLOCK_K rows (t, b), the last chunk first.  In each, the recurrence (_back.pxi)
+# gives da for the chunk; then da, still in cache, is multiplied into all sums at once:
 #
 #     dW_hh += da^T h_{t-1}      dW_ih += da^T x      dx = da W_ih      db += sum of da
 #
 # da of one chunk is all the memory that a backward pass needs beyond its results.  Chunks are counted from the end
-# and are a matter of T and B alone, so the sums don't depend on how the work is shared out.
+# and are a matter of T, B and the lengths alone, so the sums don't depend on how the work is shared out.
 
 
-cdef enum:
-    # Row lengths up to which the weight gradients read h and x, and da, in place.  Rows further apart fall on few
-    # cache sets: then h and x are copied, and da is transposed.
-    DIRECT_COLUMNS = 64
-    DIRECT_ROWS = 256
+cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
+    """Panels of dW_hh, of dW_hn, of dW_ih (tokens: one item), groups of dx rows, panels of dW_hr, all vectors."""
+    return (panel_count(kind, w.R) + (panel_count(kind, w.H) if w.cell == GRU_BEFORE else 0)
+            + (1 if w.tokens else panel_count(kind, w.I) + job.input_groups)
+            + (panel_count(kind, w.H) if w.projected else 0) + 1)
 
 
-cdef class BpttJob(Job):
-    cdef Panels weights
-    cdef ptrdiff_t T, B
-    cdef ptrdiff_t steps        # of a chunk
-    cdef ptrdiff_t blocks       # items of a chunk's recurrence (0: da is given for all T), then ...
-    cdef ptrdiff_t turns        # items that transpose da, then ...
-    cdef ptrdiff_t input_groups  # ... panels of dW and groups of rows of dx
-    cdef Memory scratch         # a panel for each worker
-    cdef size_t scratch_each
-    cdef void *x                # IN (T, B, I) or tokens (T, B)
-    cdef void *h_0              # IN (B, H)
-    cdef void *y                # IN (T, B, H)
-    cdef void *dy               # IN (T, B, H) or NULL
-    cdef void *dh_n             # IN (B, H) or NULL
-    cdef void *da               # WORK (steps, B, H), or IN (T, B, H)
-    cdef void *edge             # WORK (B, H): da of the step after the chunk
-    cdef void *turned           # WORK (H, steps B): da of the chunk, transposed (where turns > 0)
-    cdef void *dx               # OUT (T, B, I)
-    cdef void *dh_0             # OUT (B, H)
-    cdef void *dweight_ih       # OUT (H, I), for tokens INOUT (I, padded H) of zeros
-    cdef void *dweight_hh       # OUT (H, H)
-    cdef void *dbias            # OUT (H,)
-
-    cdef ptrdiff_t gradient_items(self) noexcept nogil:
-        """Panels of dW_hh, then of dW_ih (tokens: one item), then groups of dx rows, then the bias."""
-        cdef ptrdiff_t H = self.weights.H, I = self.weights.I
-        cdef ptrdiff_t hh, ih
-        if self.weights.double:
-            hh, ih = panel_count(<double *> NULL, H), panel_count(<double *> NULL, I)
-        else:
-            hh, ih = panel_count(<float *> NULL, H), panel_count(<float *> NULL, I)
-        return hh + (1 if self.weights.tokens else ih + self.input_groups) + 1
-
-    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        cdef ptrdiff_t each = self.blocks + self.turns + self.gradient_items()
-        cdef ptrdiff_t part = k % each
-        # the recurrence needs the chunk before it done (da is used again), the transposition the recurrence, the
-        # gradients the transposition
-        return k - part + (0 if part < self.blocks else self.blocks if part < self.blocks + self.turns
-                           else self.blocks + self.turns)
-
-    cdef void item(self, int64_t k, int worker) noexcept nogil:
-        if self.weights.double:
-            bptt_item(self, k, worker, <double *> NULL)
-        else:
-            bptt_item(self, k, worker, <float *> NULL)
-
-
-cdef void bptt_item(BpttJob job, int64_t k, int worker, real *kind) noexcept nogil:
+cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker, real *kind) noexcept nogil:
     cdef ptrdiff_t each = job.blocks + job.turns + job.gradient_items()
-    cdef ptrdiff_t chunk = k // each, part = k % each
-    cdef ptrdiff_t end = job.T - chunk * job.steps, start = max(<ptrdiff_t> 0, end - job.steps)
-    cdef ptrdiff_t H = job.weights.H, I = job.weights.I
-    cdef ptrdiff_t panels_hh = panel_count(kind, H), panels_ih = panel_count(kind, I)
-    cdef ptrdiff_t rows = (end - start) * job.B, row, column
-    cdef const real *da = <const real *> job.da + (0 if job.blocks else start * job.B * H)
-    cdef const real *y = <const real *> job.y
+    cdef ptrdiff_t chunk = k // each, item = k % each
+    cdef ptrdiff_t end = job.bounds[chunk], start = job.bounds[chunk + 1], base = course.before(start)
+    cdef ptrdiff_t B = course.B, H = w.H, I = w.I, R = w.R, rows = course.before(end) - base, first, last, count
+    cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, ld_hh = w.N_hh if w.normal else w.S
+    cdef const real *d_ih = <const real *> (job.d_ih if w.normal else job.da)
+    cdef const real *d_hh = <const real *> job.d_hh if w.normal else <const real *> job.da + w.from_hh
+    cdef const real *columns_ih = <const real *> job.turned_ih if job.turns else d_ih
+    cdef const real *columns_hh = <const real *> job.turned_hh if job.turns else d_hh
+    cdef ptrdiff_t row_ih = rows if job.turns else 1, row_hh = row_ih
+    cdef ptrdiff_t k_ih = 1 if job.turns else ld_ih, k_hh = 1 if job.turns else ld_hh
     cdef real *scratch = <real *> (job.scratch.aligned + worker * job.scratch_each)
-    cdef const real *columns = <const real *> job.turned if job.turns else da
-    cdef ptrdiff_t a_row = rows if job.turns else 1, a_k = 1 if job.turns else H
-    cdef ptrdiff_t before  # rows of h_{t-1} that stand in h_0
-    if part < job.blocks:
-        bptt_rows(job, worker, start, end, block_start(job.B, job.blocks, part),
-                  block_start(job.B, job.blocks, part + 1), kind)
+    cdef bint add = chunk > 0 or job.adds
+    cdef int start_sum = TILE_ADD if add else TILE_SET
+    cdef ptrdiff_t from_head = 0
+    cdef const real *head = NULL
+    cdef const real *body
+    if item < job.blocks:
+        bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item), block_start(B, job.blocks, item + 1),
+                  kind)
         return
-    part -= job.blocks
-    if part < job.turns:
-        column = block_start(H, job.turns, part)
-        turn(da + column, H, rows, block_start(H, job.turns, part + 1) - column,
-             <real *> job.turned + column * rows)
+    item -= job.blocks
+    if item < job.turns:
+        turn_columns(d_ih, ld_ih, rows, w.N_ih, job.turns, item, <real *> job.turned_ih)
+        if w.normal:
+            turn_columns(d_hh, ld_hh, rows, w.N_hh, job.turns, item, <real *> job.turned_hh)
+        elif w.cell == GRU:
+            turn_columns(d_ih + 3 * H, ld_ih, rows, H, job.turns, item, <real *> job.turned_ih + 3 * H * rows)
         return
-    part -= job.turns
-    if job.interrupted(worker, 2.0 * rows * H * 64):
+    if job.turns and not w.normal:
+        columns_hh = columns_ih + w.from_hh * rows
+    item -= job.turns
+    if job.interrupted(worker, 2.0 * rows * w.N_hh * 64):
         return
-    if part < panels_hh:
+    count = panel_count(kind, R)
+    if item < count:
         # dW_hh = sum_t da_t^T h_{t-1}
-        before = job.B if start == 0 else 0
-        outer_panel(columns, a_row, a_k, H, rows, <const real *> job.h_0, before,
-                    y + (start * job.B - job.B + before) * H, H, part, scratch, <real *> job.dweight_hh,
-                    TILE_SET if chunk == 0 else TILE_ADD)
+        body = <const real *> job.h_before
+        if body == NULL:
+            from_head = B if start == 0 else 0
+            head = <const real *> job.h_0
+            body = <const real *> job.y + (start * B - B + from_head) * R
+        outer_panel(columns_hh, row_hh, k_hh, w.N_hh, 0, rows, head, from_head, body, R, item, scratch,
+                    <real *> job.dw[1], start_sum)
         return
-    part -= panels_hh
-    if job.weights.tokens:
-        if part == 0:
+    item -= count
+    if w.cell == GRU_BEFORE:
+        if item < panel_count(kind, H):
+            # dW_hn = sum_t da_n^T s_t
+            outer_panel(columns_ih, row_ih, k_ih, H, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
+                        scratch, <real *> job.dw[1] + 2 * H * H, start_sum)
+            return
+        item -= panel_count(kind, H)
+    if w.tokens:
+        if item == 0:
             # dW_ih[:, v] = sum of da over the rows with token v
-            scatter_rows(da, H, rows, <const int64_t *> job.x + start * job.B, <real *> job.dweight_ih,
-                         padded(kind, H))
+            scatter_rows(d_ih, ld_ih, w.N_ih, rows,
+                         <const int64_t *> job.xs if job.xs != NULL else <const int64_t *> job.x + start * B,
+                         <real *> job.dw[0], padded(kind, w.N_ih))
             return
-        part -= 1
+        item -= 1
     else:
-        if part < panels_ih:
+        count = panel_count(kind, I)
+        if item < count:
             # dW_ih = sum_t da_t^T x_t
-            outer_panel(columns, a_row, a_k, H, rows, <const real *> NULL, 0,
-                        <const real *> job.x + start * job.B * I, I, part, scratch, <real *> job.dweight_ih,
-                        TILE_SET if chunk == 0 else TILE_ADD)
+            body = <const real *> job.xs if job.xs != NULL else <const real *> job.x + start * B * I
+            outer_panel(columns_ih, row_ih, k_ih, w.N_ih, H if w.cell >= GRU else 0, rows, <const real *> NULL, 0,
+                        body, I, item, scratch, <real *> job.dw[0], start_sum)
             return
-        part -= panels_ih
-        if part < job.input_groups:
+        item -= count
+        if item < job.input_groups:
             # dx_t = da_t W_ih
-            row = block_start(rows, job.input_groups, part)
-            product(1, da + row * H, H, 1, block_start(rows, job.input_groups, part + 1) - row, 1, 0,
-                    <const real *> job.weights.back_ih, H, I, <real *> job.dx + (start * job.B + row) * I, I, 0,
-                    TILE_SET, <const real *> NULL, False)
-            return
-    if job.dbias != NULL:
-        column_sums(da, H, rows, <real *> job.dbias, chunk > 0)
-
-
-cdef void bptt_rows(
-    BpttJob job, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last, real *kind
-) noexcept nogil:
-    """da of time steps end-1..start for rows first..last-1 of the batch."""
-    cdef ptrdiff_t B = job.B, H = job.weights.H, rows = last - first, t
-    cdef int chains = chains_for(kind, H, H)
-    cdef const real *back_hh = <const real *> job.weights.back_hh
-    cdef const real *dy
-    cdef const real *after = <const real *> job.edge + first * H
-    cdef real *da = <real *> job.da
-    cdef real *da_t
-    if end < job.T:
-        # the first step of the chunk after this one, before its place is written over
-        memcpy(<void *> after, da + first * H, rows * H * sizeof(real))
-    for t in range(end - 1, start - 1, -1):
-        if job.interrupted(worker, 2.0 * rows * H * H):
-            return
-        da_t = da + ((t - start) * B + first) * H
-        dy = <const real *> job.dy + (t * B + first) * H if job.dy != NULL else NULL
-        # dh_t = dy_t + da_{t+1} W_hh;  da_t = dh_t f'(a_t)
-        if t == job.T - 1:
-            if job.dh_n != NULL:
-                memcpy(da_t, <const real *> job.dh_n + first * H, rows * H * sizeof(real))
-            else:
-                memset(da_t, 0, rows * H * sizeof(real))
-        else:
-            product(chains, after, H, 1, rows, 1, 0, back_hh, H, H, da_t, H, 0, TILE_SET, <const real *> NULL, t & 1)
-        cell_backward(job.weights.cell, da_t, da_t, dy, <const real *> job.y + (t * B + first) * H, rows * H)
-        after = da_t
-    if start == 0:
-        # dh_0 = da_1 W_hh
-        product(chains, da + first * H, H, 1, rows, 1, 0, back_hh, H, H, <real *> job.dh_0 + first * H, H, 0,
-                TILE_SET, <const real *> NULL, False)
-
-
-cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
-    """out (columns, rows) = v (rows, columns) transposed."""
-    cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t whole = rows // L * L, r, j
-    for r in range(rows // L):
-        pack_turned(v + r * L * ld, ld, L, columns, out + r * L, rows)
-    for j in range(columns):
-        for r in range(whole, rows):
-            out[j * rows + r] = v[r * ld + j]
-
-
-cdef void outer_panel(
-    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t H, ptrdiff_t rows, const real *head,
-    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
-) noexcept nogil:
-    """dW (H, N) (+)= da^T v for the columns of panel p.
-
-    da^T[i, k] = da[i * a_row + k * a_k].  v (rows, N) is head_rows rows of head, then body.
-    """
-    cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
-    cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
-    cdef ptrdiff_t tail = min(L, N - (first + width - 1) * L)
-    cdef ptrdiff_t k = 0, depth, from_head, panel_k = N
-    cdef const real *panel
-    # Rows of v close together and whole vectors: the tile reads them where they lie, else from a copy.
-    cdef bint direct = head_rows == 0 and tail == L and N <= DIRECT_COLUMNS
-    while k < rows:
-        depth = min(rows - k, <ptrdiff_t> BLOCK_K)
-        panel = body + k * N + first * L
-        if not direct:
-            from_head = min(depth, max(<ptrdiff_t> 0, head_rows - k))
-            if from_head:
-                pack_panel(head + k * N, N, False, from_head, N, p, scratch)
-            if from_head < depth:
-                pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
-                           scratch + from_head * width * L)
-            panel, panel_k = scratch, width * L
-        panel_product(1, <int> width, da + k * a_k, a_row, a_k, H, panel, panel_k, depth, dw + first * L, N, tail,
-                      start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
-        k += depth
-
-
-cdef void scatter_rows(
-    const real *da, ptrdiff_t H, ptrdiff_t rows, const int64_t *tokens, real *table, ptrdiff_t ld
-) noexcept nogil:
-    cdef ptrdiff_t r, j
-    cdef real *into
-    for r in range(rows):
-        into = table + tokens[r] * ld
-        for j in range(H):
-            into[j] = into[j] + da[r * H + j]
-
-
-cdef void column_sums(const real *v, ptrdiff_t N, ptrdiff_t rows, real *total, bint add) noexcept nogil:
-    """total (N,) (+)= sum of v (rows, N) over its rows."""
-    cdef ptrdiff_t r, k, j = 0, width
-    cdef double s[64]  # a float32 sum of hundreds of rows would be the least accurate of all results
-    while j < N:
-        width = min(N - j, <ptrdiff_t> 64)
-        for k in range(width):
-            s[k] = 0
-        for r in range(rows):
-            for k in range(width):
-                s[k] = s[k] + v[r * N + j + k]
-        for k in range(width):
-            total[j + k] = <real> ((total[j + k] if add else 0) + s[k])
-        j += width
-
-
-cdef class DepthJob(Job):
-    """da truncated to depth K, for all steps: K sweeps of  s_t <- (dy_t + s_{t+1} W_hh) f'(a_t)  from s = 0.
-
-    After sweep j, s_t holds the terms (i, t) with i - t < j.  A sweep goes forward in time, so that s_{t+1} is
-    still the one of the sweep before.
-    """
-
-    cdef BpttJob into
-    cdef int64_t depth
-
-    cdef void item(self, int64_t k, int worker) noexcept nogil:
-        cdef ptrdiff_t first = block_start(self.into.B, self.items, k)
-        cdef ptrdiff_t last = block_start(self.into.B, self.items, k + 1)
-        if self.into.weights.double:
-            depth_rows(self, self.into, worker, first, last, <double *> NULL)
-        else:
-            depth_rows(self, self.into, worker, first, last, <float *> NULL)
-
-
-cdef void depth_rows(
-    DepthJob job, BpttJob into, int worker, ptrdiff_t first, ptrdiff_t last, real *kind
-) noexcept nogil:
-    cdef ptrdiff_t T = into.T, B = into.B, H = into.weights.H, rows = last - first, t
-    cdef int chains = chains_for(kind, H, H)
-    cdef int64_t sweep
-    cdef const real *back_hh = <const real *> into.weights.back_hh
-    cdef const real *dy
-    cdef real *s = <real *> into.da + first * H
-    cdef real *s_t
-    for sweep in range(job.depth):
-        for t in range(T):
-            if job.interrupted(worker, 2.0 * rows * H * H):
+            first, last = block_start(rows, job.input_groups, item), block_start(rows, job.input_groups, item + 1)
+            if first == last:
                 return
-            s_t = s + t * B * H
-            dy = <const real *> into.dy + (t * B + first) * H if into.dy != NULL else NULL
-            if t == T - 1:
-                if into.dh_n != NULL:
-                    memcpy(s_t, <const real *> into.dh_n + first * H, rows * H * sizeof(real))
-                else:
-                    memset(s_t, 0, rows * H * sizeof(real))
-            elif sweep == 0:
-                memset(s_t, 0, rows * H * sizeof(real))
-            else:
-                product(chains, s_t + B * H, H, 1, rows, 1, 0, back_hh, H, H, s_t, H, 0, TILE_SET,
-                        <const real *> NULL, t & 1)
-            cell_backward(into.weights.cell, s_t, s_t, dy, <const real *> into.y + (t * B + first) * H, rows * H)
-        if sweep == job.depth - 2:
-            # h_0 stands one step before t = 1: its terms are those of one sweep less
-            product(chains, s, H, 1, rows, 1, 0, back_hh, H, H, <real *> into.dh_0 + first * H, H, 0, TILE_SET,
-                    <const real *> NULL, False)
+            product(1, d_ih + first * ld_ih, ld_ih, 1, last - first, 1, 0, <const real *> w.back_ih, w.N_ih, I,
+                    <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I,
+                    I, 0, TILE_SET, <const real *> NULL, False)
+            if job.dxs != NULL:
+                put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
+            return
+        item -= job.input_groups
+    if w.projected and item < panel_count(kind, H):
+        # dW_hr = sum_t dh_t^T m_t
+        outer_panel(<const real *> job.dh, 1, R, R, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
+                    scratch, <real *> job.dw[4], start_sum)
+        return
+    if job.dbias != NULL:
+        column_sums(<const real *> job.da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
+    if w.normal:
+        gain_sums(job, job.course, start, end, <const real *> job.da, <const real *> job.normed_ih, w.N_ih, <real *> job.dgain, add)
+        gain_sums(job, job.course, start, end, <const real *> job.da + w.from_hh, <const real *> job.normed_hh, w.N_hh,
+                  <real *> job.dw[7], add)
+    if w.ph != NULL:
+        peephole_sums(job, job.course, start, end, <real *> job.dw[5], add)
 
 
-def bptt(str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1):
-    """Backward loop over time of one direction of one layer: gradients of a scalar loss.
+cdef int cut_into_chunks(BpttJob job) except -1:
+    """Chunks of at most BLOCK_K rows (or one step), the last one first."""
+    cdef Course course = job.course
+    cdef ptrdiff_t s, rows, count = 0
+    job.bounds_memory = Memory((course.T + 1) * sizeof(int64_t))
+    job.bounds = <int64_t *> job.bounds_memory.aligned
+    job.bounds[0] = s = course.T
+    while s > 0:
+        rows = 0
+        while s > 0 and (rows == 0 or rows + course.alive(s - 1) <= BLOCK_K):
+            s -= 1
+            rows += course.alive(s)
+        job.capacity = max(job.capacity, rows)
+        count += 1
+        job.bounds[count] = s
+    job.chunks = count
+    return 0
 
-    Parameters
-    ----------
-    cell : str
-        As in the forward call.
-    saved : Saved
-        From `unroll`.
-    dy : ndarray (T, B, H) or None
-        Gradient with respect to y; None for zeros.
-    dfinal_state : tuple or None
-        (dh_n,) with dh_n (B, H), or None for zeros.
-    depth : int or None
-        Keep the terms (i, k) with i - k < depth only; None for all.
-    threads : int
 
-    Returns
-    -------
-    dx : ndarray (T, B, I) or None
-        None for token input.
-    dstate : tuple
-        (dh_0,) with dh_0 (B, H).
-    dweights : tuple
-        Gradients of weight_ih, weight_hh, bias_ih, bias_hh (a bias's None without that bias).
-    """
-    cdef Panels panels = saved.panels
-    cdef BpttJob job = BpttJob()
-    cdef DepthJob truncated
-    cdef Buffers buffers = Buffers()
-    cdef ptrdiff_t T = saved.x.shape[0], B = saved.x.shape[1], I = panels.I, H = panels.H, Hp, chunks
-    cdef ptrdiff_t size = 8 if panels.double else 4
-    cdef int workers
-    cdef Memory table, sums
-    dtype = saved.dtype
-    job.weights = panels
-    job.T, job.B = T, B
-    job.steps = max(<ptrdiff_t> 1, BLOCK_K // max(B, <ptrdiff_t> 1))
-    if 4.0 * T * B * H * (2 * H + I) < WORK_TO_SHARE:
-        threads = 1
-    workers = max(threads, 1)
+cdef int make_room(BpttJob job, int workers, real *kind) except -1:
+    """Working memory: what each worker needs, and the arrays of a chunk."""
+    cdef Panels w = job.weights
+    cdef Course course = job.course
+    cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
+    cdef ptrdiff_t x = 0 if course.plain else C if w.tokens else C * w.I
+    cdef ptrdiff_t dx = 0 if course.plain or w.tokens else C * w.I
+    cdef bint m = w.projected or w.cell == GRU_BEFORE
+    cdef size_t size
+    cdef real *next
+    job.scratch_each = BLOCK_K * TILE_WIDTH * lanes_of(kind) + back_room(job, job.weights, rows) + rows * (w.R + w.H)
+    job.scratch_each = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
+    job.scratch = Memory(job.scratch_each * workers)
+    size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
+    size += (C * (w.S + (w.N_hh if w.normal else 0)) if job.turns else 0) + (0 if course.plain else C * w.R)
+    size += 2 * x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
+    size += total * (w.R + w.H) if job.deep else 0
+    job.work = Memory(size * sizeof(real) + LINE)
+    # token ids first, aligned as they must be
+    next = <real *> job.work.aligned
+    if x:
+        job.xs = next
+        next = next + 2 * x
+    job.carry_h, job.carry_c = next, next + B * w.R if w.cell == LSTM else NULL
+    next = next + B * (w.R + w.H)
+    job.da = next
+    next = next + C * w.S
+    if w.normal:
+        job.d_ih, job.d_hh = next, next + C * w.N_ih
+        next = next + C * (w.N_ih + w.N_hh)
+    job.dbias = next if w.has_bias_ih or w.has_bias_hh else NULL
+    job.dgain = next + w.S
+    next = next + w.S + w.N_ih
+    if job.turns:
+        job.turned_ih, job.turned_hh = next, next + C * w.S
+        next = next + C * (w.S + (w.N_hh if w.normal else 0))
+    if not course.plain:
+        job.h_before = next
+        next = next + C * w.R
+    if dx:
+        job.dxs = next
+        next = next + dx
+    if w.projected:
+        job.dh = next
+        next = next + C * w.R
+    if m:
+        job.m = next
+        next = next + C * w.H
+    if job.deep:
+        job.deep_h, job.deep_c = next, next + total * w.R
+    return 0
 
-    h_0, = saved.state
-    dx = None if panels.tokens else empty((T, B, I), dtype)
-    dh_0, dweight_ih, dweight_hh = empty((B, H), dtype), empty((H, I), dtype), empty((H, H), dtype)
-    dbias = empty(H, dtype) if panels.has_bias_ih or panels.has_bias_hh else None
-    job.x, job.h_0, job.y = buffers.read(saved.x), buffers.read(h_0), buffers.read(saved.y)
-    job.dy = buffers.read(dy)
-    job.dh_n = buffers.read(None if dfinal_state is None else dfinal_state[0])
-    job.dx, job.dh_0 = buffers.write(dx), buffers.write(dh_0)
-    job.dweight_ih, job.dweight_hh = buffers.write(dweight_ih), buffers.write(dweight_hh)
-    job.dbias = buffers.write(dbias)
 
-    if T * B == 0:
-        # no step: the state's gradient passes through, every sum is empty
-        if job.dh_n != NULL and T == 0:
-            memcpy(job.dh_0, job.dh_n, B * H * size)
+cdef void first_carry(BpttJob job, Course course, const real *dh_n, const real *dc_n) noexcept nogil:
+    """The final states' gradients, by number of the row."""
+    cdef ptrdiff_t H = job.weights.H, R = job.weights.R, r
+    for r in range(course.B):
+        if dh_n != NULL:
+            memcpy(<real *> job.carry_h + r * R, dh_n + course.row(r) * R, R * sizeof(real))
         else:
-            memset(job.dh_0, 0, B * H * size)
-        memset(job.dweight_ih, 0, H * I * size)
-        memset(job.dweight_hh, 0, H * H * size)
-        if job.dbias != NULL:
-            memset(job.dbias, 0, H * size)
-    else:
-        Hp = padded(<double *> NULL, H) if panels.double else padded(<float *> NULL, H)
-        if panels.tokens:
-            table = Memory(I * Hp * size)
-            memset(table.aligned, 0, I * Hp * size)
-            job.dweight_ih = table.aligned
-        job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
-        job.scratch = Memory(job.scratch_each * workers)
-        if depth is not None and depth <= T:
-            sums = Memory((T + job.steps) * B * H * size)
-            job.da, job.turned = sums.aligned, sums.aligned + T * B * H * size
-            truncated = DepthJob()
-            truncated.into, truncated.depth = job, depth
-            memset(job.dh_0, 0, B * H * size)
-            truncated.run(row_blocks(B, H, workers), min(workers, <int> B) - 1)
+            memset(<real *> job.carry_h + r * R, 0, R * sizeof(real))
+        if job.carry_c == NULL:
+            continue
+        if dc_n != NULL:
+            memcpy(<real *> job.carry_c + r * H, dc_n + course.row(r) * H, H * sizeof(real))
         else:
-            job.steps = min(job.steps, T)
-            sums = Memory((2 * job.steps + 1) * B * H * size)
-            job.da, job.turned = sums.aligned, sums.aligned + job.steps * B * H * size
-            job.edge = sums.aligned + 2 * job.steps * B * H * size
-            job.blocks = row_blocks(B, H, workers)
-        job.input_groups = ceil_div(job.steps * B, ROWS_TOGETHER)
-        chunks = ceil_div(T, job.steps)
-        job.turns = workers if H > DIRECT_ROWS else 0
-        job.run(chunks * (job.blocks + job.turns + job.gradient_items()), workers - 1)
-        if panels.tokens:
-            if panels.double:
-                turn(<const double *> table.aligned, Hp, I, H, <double *> buffers.write(dweight_ih))
-            else:
-                turn(<const float *> table.aligned, Hp, I, H, <float *> buffers.write(dweight_ih))
-    # both biases have the same gradient, each an array of its own
-    dbias_hh = None
-    if panels.has_bias_hh:
-        dbias_hh = dbias.copy() if panels.has_bias_ih else dbias
-    return dx, (dh_0,), Weights(dweight_ih, dweight_hh, dbias if panels.has_bias_ih else None, dbias_hh)
+            memset(<real *> job.carry_c + r * H, 0, H * sizeof(real))
+
+
+cdef int begin(BpttJob job, const real *dweight_ih, real *kind) except -1:
+    """Sums that go on from gradients that are there, in the order of the columns; see `finish`."""
+    cdef Panels w = job.weights
+    cdef ptrdiff_t H = w.H, N = w.N_ih, I = w.I, Np = padded(kind, N), v, j
+    cdef real *dbias = <real *> job.dbias
+    cdef const real *db_ih = <const real *> job.dw[2]
+    cdef const real *db_hh = <const real *> job.dw[3]
+    cdef real *table = <real *> job.dw[0]
+    cdef Memory ordered
+    if dbias != NULL:
+        memset(dbias, 0, w.S * sizeof(real))
+        if db_hh != NULL and w.cell == GRU:
+            memcpy(dbias + H, db_hh, N * sizeof(real))
+        elif db_hh != NULL:
+            w.columns(db_hh, 1, dbias)
+        if db_ih != NULL:
+            w.columns(db_ih, 1, dbias)
+    if w.normal:
+        w.columns(<const real *> job.dw[6], 1, <real *> job.dgain)
+    if w.tokens:
+        ordered = Memory(N * I * sizeof(real))
+        w.columns(dweight_ih, I, <real *> ordered.aligned)
+        for v in range(I):
+            for j in range(N):
+                table[v * Np + j] = (<const real *> ordered.aligned)[j * I + v]
+    return 0
+
+
+cdef int finish(BpttJob job, const real *table, real *kind) except -1:
+    """Gradients that were summed in the order of the columns, into the parameters' order."""
+    cdef Panels w = job.weights
+    cdef ptrdiff_t H = w.H, N = w.N_ih, k
+    cdef real *dbias = <real *> job.dbias
+    cdef real *db_ih = <real *> job.dw[2]
+    cdef real *db_hh = <real *> job.dw[3]
+    cdef Memory ordered
+    if table != NULL:
+        ordered = Memory(N * w.I * sizeof(real))
+        turn(table, padded(kind, N), w.I, N, <real *> ordered.aligned)
+        w.parameters(<const real *> ordered.aligned, w.I, <real *> job.dw[0])
+    if db_ih != NULL:
+        w.parameters(dbias, 1, db_ih)
+    if db_hh != NULL:
+        if w.cell == GRU:
+            memcpy(db_hh, dbias + H, N * sizeof(real))
+        else:
+            w.parameters(dbias, 1, db_hh)
+    if w.normal:
+        w.parameters(<const real *> job.dgain, 1, <real *> job.dw[6])
+    return 0

@@ -1,4 +1,4 @@
-"""Per-cell arithmetic: h = f(a) and da = dh f'(a) over contiguous rows."""
+"""Arithmetic of the Elman cells: h = f(a) and da = dh f'(a) over contiguous rows. Gated cells: _gates.pxd."""
 
 from libc.stddef cimport ptrdiff_t
 
@@ -10,6 +10,9 @@ cdef enum:
     RELU = 1
     SIGMOID = 2
     IDENTITY = 3
+    LSTM = 4
+    GRU = 5         # r multiplies W_hn h_{t-1} + b_hn
+    GRU_BEFORE = 6  # r multiplies h_{t-1}
 
 
 cdef inline lanes activation(int cell, lanes a) noexcept nogil:
@@ -30,36 +33,40 @@ cdef inline lanes activation_backward(int cell, lanes dh, lanes h) noexcept nogi
     if cell == TANH:
         return dh * (one - h * h)
     if cell == RELU:
-        return where_gt(h, zero, dh, h)  # h is 0 here, or NaN
+        return where_gt(h, zero, dh, zero * h)  # 0, or NaN for NaN
     if cell == SIGMOID:
         return dh * (h * (one - h))
     return dh
 
 
-cdef inline void forward_loop(int cell, lanes *h, ptrdiff_t whole, ptrdiff_t tail) noexcept nogil:
+cdef inline void forward_loop(int cell, const lanes *a, lanes *h, ptrdiff_t whole, ptrdiff_t tail) noexcept nogil:
     cdef ptrdiff_t i
     for i in range(whole):
-        h[i] = activation(cell, h[i])
+        h[i] = activation(cell, a[i])
     if tail:
-        store_part(h + whole, activation(cell, load_part(h + whole, tail)), tail)
+        store_part(h + whole, activation(cell, load_part(a + whole, tail)), tail)
 
 
-cdef inline void forward_vectors(int cell, lanes *h, ptrdiff_t whole, ptrdiff_t tail) noexcept nogil:
+cdef inline void forward_vectors(
+    int cell, const lanes *a, lanes *h, ptrdiff_t whole, ptrdiff_t tail
+) noexcept nogil:
     # the choice outside the loop: each loop is one activation, inlined
     if cell == TANH:
-        forward_loop(TANH, h, whole, tail)
+        forward_loop(TANH, a, h, whole, tail)
     elif cell == RELU:
-        forward_loop(RELU, h, whole, tail)
+        forward_loop(RELU, a, h, whole, tail)
     elif cell == SIGMOID:
-        forward_loop(SIGMOID, h, whole, tail)
+        forward_loop(SIGMOID, a, h, whole, tail)
+    elif a != h:
+        forward_loop(IDENTITY, a, h, whole, tail)
 
 
-cdef inline void cell_forward(int cell, real *h, ptrdiff_t n) noexcept nogil:
-    """h[:n] = f(h[:n]).  INOUT h: pre-activations in, states out."""
+cdef inline void cell_forward(int cell, const real *a, real *h, ptrdiff_t n) noexcept nogil:
+    """h[:n] = f(a[:n]); h may be a."""
     if real is float:
-        forward_vectors(cell, <lanes_f32 *> h, n // LANES_F32, n % LANES_F32)
+        forward_vectors(cell, <const lanes_f32 *> a, <lanes_f32 *> h, n // LANES_F32, n % LANES_F32)
     else:
-        forward_vectors(cell, <lanes_f64 *> h, n // LANES_F64, n % LANES_F64)
+        forward_vectors(cell, <const lanes_f64 *> a, <lanes_f64 *> h, n // LANES_F64, n % LANES_F64)
 
 
 cdef inline void backward_loop(

@@ -3,10 +3,9 @@
 import os
 import threading
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "_share.h" nogil:
@@ -16,6 +15,12 @@ cdef extern from "_share.h" nogil:
     void share_set(share_count *c, int64_t value)
     void share_wait(int spins)
     double share_clock()
+
+cdef extern from "_memory.h" nogil:
+    const size_t MEMORY_LARGE
+    void *memory_take(size_t *size)
+    void memory_give(void *block, size_t size)
+    void memory_after_fork()
 
 cdef enum:
     LINE = 64  # bytes in a cache line; panels start on one, so that no vector load straddles two
@@ -35,6 +40,7 @@ cdef unsigned long main_thread = threading.main_thread().ident
 def _after_fork():
     global main_thread
     main_thread = PyThread_get_thread_ident()
+    memory_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -42,25 +48,42 @@ if hasattr(os, "register_at_fork"):
 
 
 cdef class Memory:
-    """Uninitialised memory that starts on a cache line."""
+    """Uninitialised memory that starts on a cache line; also as a buffer, for an array."""
 
     cdef void *start
+    cdef size_t taken  # bytes
     cdef char *aligned
+    cdef Py_ssize_t size
 
     def __cinit__(self, size_t size):
-        self.start = malloc(size + LINE)
+        self.taken = size + LINE
+        self.start = memory_take(&self.taken)
         if self.start is NULL:
             raise MemoryError(f"bptt: could not allocate {size} bytes of working memory")
         self.aligned = <char *> ((<uintptr_t> self.start + LINE - 1) & ~(<uintptr_t> LINE - 1))
+        self.size = size
 
     def __dealloc__(self):
-        free(self.start)
+        memory_give(self.start, self.taken)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.aligned, self.size, 0, flags)
+
+
+cdef new(tuple shape, dtype):
+    """Like `empty`; a large array is in a block of memory that is used again."""
+    cdef Py_ssize_t size = dtype.itemsize, n
+    for n in shape:
+        size *= n
+    if size < MEMORY_LARGE:
+        return empty(shape, dtype)
+    return ndarray(shape, dtype, Memory(size))
 
 
 cdef class Buffers:
     """Addresses of contiguous arrays, which stay in place until this object goes."""
 
-    cdef Py_buffer views[12]
+    cdef Py_buffer views[32]
     cdef int count
 
     def __dealloc__(self):

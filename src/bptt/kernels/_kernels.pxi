@@ -5,20 +5,31 @@ from libc.stddef cimport ptrdiff_t
 
 from time import perf_counter
 
+from numpy import arange, concatenate, empty, ndarray, zeros
 from numpy import dtype as as_dtype
-from numpy import empty, ndarray
+from numpy import tile as tile_rows
 
 from bptt.arrays import Weights
 from bptt.kernels._activations cimport exp_row, f32_load, f32_splat, f32_store
-from bptt.kernels._cells cimport IDENTITY, RELU, SIGMOID, TANH, cell_backward, cell_forward
+from bptt.kernels._cells cimport GRU, GRU_BEFORE, IDENTITY, LSTM, RELU, SIGMOID, TANH, cell_backward, cell_forward
+from bptt.kernels._gates cimport (
+    GRU_ALL, GRU_RESET, GRU_UPDATE, gru_backward, gru_forward, lstm_backward, lstm_forward, reset_backward,
+)
+from bptt.kernels._norm cimport normalise, normalise_backward, scale_add, square_sum
 from bptt.kernels._pool import submit
 from bptt.kernels._tile cimport *
 
 include "_job.pxi"
 include "_panels.pxi"
+include "_course.pxi"
+include "_step.pxi"
 include "_unroll.pxi"
 include "_stream.pxi"
+include "_back.pxi"
+include "_depth.pxi"
+include "_outer.pxi"
 include "_bptt.pxi"
+include "_propagate.pxi"
 include "_affine.pxi"
 include "_losses.pxi"
 include "_measure.pxi"

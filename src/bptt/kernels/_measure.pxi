@@ -83,7 +83,7 @@ cdef void evaluate(int function, real *v, ptrdiff_t n) noexcept nogil:
     if function == EXP:
         exp_row(v, 0, v, n)
     else:
-        cell_forward(function, v, n)
+        cell_forward(function, v, v, n)
 
 
 def elementwise(str function, v):

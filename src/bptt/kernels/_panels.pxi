@@ -2,11 +2,19 @@
 
 
 cdef class Panels:
-    """Packed weights of one direction of one Elman layer.
+    """Packed weights of one direction of one layer.
 
-    forward:   W_hh^T (H, H), and W_ih^T (I, H) with the bias row, or for token input a table whose row v is
-               W_ih[:, v] + bias
-    backward:  W_hh (H, H) and W_ih (H, I), and the biases for whoever asks the tape for them
+    A time step of a batch row is a row of S numbers, the pre-activations, which the cell's arithmetic turns into what
+    the backward pass needs:
+
+        Elman   z                  S = H
+        LSTM    i f g o            S = 4 H
+        GRU     n r z q            S = 4 H; q is what r multiplies in n, so that W_ih reaches n r z, W_hh r z q
+        GRU, reset before          n r z s: s = r h_{t-1}, which W_hn multiplies
+
+    forward:   W_ih^T (I, N_ih) to columns 0..N_ih-1 with the bias row, or for token input a table whose row v is
+               W_ih[:, v] + bias; W_hh^T (R, N_hh) to columns from_hh..; W_hn^T (H, H); W_hr^T (H, R)
+    backward:  the same matrices the other way round, and the vectors for whoever asks the tape for them
     """
 
     cdef Memory forward   # None on a tape: the backward pass has no use for it
@@ -15,32 +23,61 @@ cdef class Panels:
     cdef bint odd  # the next time step walks the panels backwards
     cdef bint double
     cdef bint tokens
+    cdef bint normal     # layer normalisation
+    cdef bint projected  # R < H
     cdef bint has_bias_ih
     cdef bint has_bias_hh
+    cdef bint has_ph
     cdef ptrdiff_t I
     cdef ptrdiff_t H
+    cdef ptrdiff_t R
+    cdef ptrdiff_t G
+    cdef ptrdiff_t S
+    cdef ptrdiff_t N_ih
+    cdef ptrdiff_t N_hh
+    cdef ptrdiff_t from_hh
     cdef void *hh
     cdef void *ih
-    cdef void *bias  # b_ih + b_hh, padded
+    cdef void *hn
+    cdef void *hr
+    cdef void *bias    # of columns 0..N_ih-1: b_ih + b_hh, of a GRU's n b_in alone; padded
+    cdef void *bias_q  # b_hn of a GRU, padded
+    cdef void *gain_ih  # N_ih, in the order of the columns; as all below in either memory
+    cdef void *gain_hh  # N_hh
+    cdef void *ph       # 3 H, or NULL
     cdef void *back_hh
-    cdef void *back_ih  # for tokens W_ih (H, I) as it is
-    cdef void *back_biases  # b_ih, b_hh as they are
+    cdef void *back_ih  # for tokens W_ih, in the order of the columns, as it is
+    cdef void *back_hn
+    cdef void *back_hr
+    cdef void *biases  # b_ih, b_hh as they are
 
     def __init__(self, str cell, weights, bint tokens, bint keep):
-        weight_ih, weight_hh, bias_ih, bias_hh = weights
         cdef Buffers buffers = Buffers()
-        self.H, self.I = weight_ih.shape
+        cdef void *at[8]
+        cdef int k
+        cdef tuple arrays = tuple(weights)  # fields of a named tuple cost 100 ns each
+        cdef tuple shape_ih = arrays[0].shape, shape_hh = arrays[1].shape
         self.cell = CELL_CODES[cell]
-        self.double = weight_ih.itemsize == 8
+        self.I, self.R = shape_ih[1], shape_hh[1]
+        self.G = 4 if self.cell == LSTM else 3 if self.cell >= GRU else 1
+        self.H = <ptrdiff_t> shape_ih[0] // self.G
+        self.S = self.H if self.G == 1 else 4 * self.H
+        self.N_ih = self.G * self.H
+        self.N_hh = 2 * self.H if self.cell == GRU_BEFORE else self.N_ih
+        self.from_hh = self.H if self.cell >= GRU else 0
         self.tokens = tokens
-        self.has_bias_ih = bias_ih is not None
-        self.has_bias_hh = bias_hh is not None
+        self.has_bias_ih = arrays[2] is not None
+        self.has_bias_hh = arrays[3] is not None
+        self.projected = arrays[4] is not None
+        self.has_ph = arrays[5] is not None
+        self.normal = arrays[6] is not None
+        for k in range(8):
+            at[k] = buffers.read(arrays[k])
+        self.double = buffers.views[0].itemsize == 8
         if self.double:
-            self.fill[double](<double *> NULL, buffers.read(weight_ih), buffers.read(weight_hh),
-                              buffers.read(bias_ih), buffers.read(bias_hh), keep)
+            self.fill[double](<double *> NULL, at, keep)
         else:
-            self.fill[float](<float *> NULL, buffers.read(weight_ih), buffers.read(weight_hh),
-                             buffers.read(bias_ih), buffers.read(bias_hh), keep)
+            self.fill[float](<float *> NULL, at, keep)
 
     cdef bint turn(self, ptrdiff_t T) noexcept nogil:
         """Whether the first of the next T steps walks the panels backwards: every other step ever made does.
@@ -51,72 +88,175 @@ cdef class Panels:
         self.odd = (odd + T) & 1
         return odd
 
-    cdef int fill(
-        self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh, bint keep
-    ) except -1:
-        cdef ptrdiff_t I = self.I, H = self.H, Hp = padded(kind, H), L = lanes_of(kind)
-        cdef ptrdiff_t hh = packed_size(kind, H, H), ih = I * Hp, back_ih = packed_size(kind, H, I)
-        cdef ptrdiff_t j, v
-        cdef real *b
-        self.forward = Memory((Hp + hh + ih) * sizeof(real))
-        b = <real *> self.forward.aligned
-        self.bias = b
-        memset(b, 0, Hp * sizeof(real))
-        if self.has_bias_ih:
-            for j in range(H):
-                b[j] = (<real *> bias_ih)[j]
-        if self.has_bias_hh:
-            for j in range(H):
-                b[j] = b[j] + (<real *> bias_hh)[j]
-        self.hh = b + Hp
-        self.ih = b + Hp + hh
-        pack(<const real *> weight_hh, H, True, H, H, <real *> self.hh)
-        if self.tokens:
-            for v in range(Hp // L):
-                pack_turned(<const real *> weight_ih + v * L * I, I, min(L, H - v * L), I, <real *> self.ih + v * L, Hp)
-            for v in range(I):
-                for j in range(H):
-                    (<real *> self.ih)[v * Hp + j] = b[j] + (<real *> self.ih)[v * Hp + j]
+    cdef double work(self) noexcept nogil:
+        """Operations of one step of one row."""
+        return 2.0 * (self.N_ih * self.I + self.G * self.H * self.R + (self.H * self.R if self.projected else 0))
+
+    cdef void columns(self, const real *w, ptrdiff_t width, real *out) noexcept nogil:
+        """Rows of weight_ih, or of a vector like it, in the order of the columns: r z n of a GRU as n r z."""
+        cdef ptrdiff_t last = 2 * self.H * width, each = self.H * width
+        if self.cell >= GRU:
+            memcpy(out, w + last, each * sizeof(real))
+            memcpy(out + each, w, last * sizeof(real))
         else:
-            pack(<const real *> weight_ih, I, True, I, H, <real *> self.ih)
+            memcpy(out, w, self.N_ih * width * sizeof(real))
+
+    cdef void parameters(self, const real *w, ptrdiff_t width, real *out) noexcept nogil:
+        """The other way round."""
+        cdef ptrdiff_t last = 2 * self.H * width, each = self.H * width
+        if self.cell >= GRU:
+            memcpy(out + last, w, each * sizeof(real))
+            memcpy(out, w + each, last * sizeof(real))
+        else:
+            memcpy(out, w, self.N_ih * width * sizeof(real))
+
+    cdef int fill(self, real *kind, void **at, bint keep) except -1:
+        cdef ptrdiff_t I = self.I, H = self.H, R = self.R, L = lanes_of(kind), N = self.N_ih, Np = padded(kind, N)
+        cdef ptrdiff_t hh = packed_size(kind, R, self.N_hh), ih = I * Np
+        cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
+        cdef ptrdiff_t hr = packed_size(kind, H, R) if self.projected else 0
+        cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
+        cdef ptrdiff_t j, v
+        cdef const real *weight_ih = <const real *> at[0]
+        cdef const real *weight_hh = <const real *> at[1]
+        cdef real *b
+        cdef Memory ordered = None
+        if self.cell >= GRU:
+            ordered = Memory(N * I * sizeof(real))
+            self.columns(weight_ih, I, <real *> ordered.aligned)
+            weight_ih = <const real *> ordered.aligned
+        self.forward = Memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
+        b = <real *> self.forward.aligned
+        self.bias, self.bias_q = b, b + Np
+        self.hh = <real *> self.bias_q + padded(kind, H)
+        self.ih = <real *> self.hh + hh
+        self.hn = <real *> self.ih + ih
+        self.hr = <real *> self.hn + hn
+        self.vectors(<real *> self.hr + hr, at)
+        memset(b, 0, (Np + padded(kind, H)) * sizeof(real))
+        if self.has_bias_ih:
+            self.columns(<const real *> at[2], 1, b)
+        if self.has_bias_hh:
+            if self.cell == GRU:
+                memcpy(self.bias_q, <const real *> at[3] + 2 * H, H * sizeof(real))
+                for j in range(2 * H):
+                    b[H + j] = b[H + j] + (<const real *> at[3])[j]
+            elif self.cell == GRU_BEFORE:
+                for j in range(3 * H):
+                    b[j] = b[j] + (<const real *> at[3])[j + (2 * H if j < H else -H)]
+            else:
+                for j in range(N):
+                    b[j] = b[j] + (<const real *> at[3])[j]
+        pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
+        if hn:
+            pack(weight_hh + 2 * H * H, H, True, H, H, <real *> self.hn)
+        if hr:
+            pack(<const real *> at[4], H, True, H, R, <real *> self.hr)
+        if self.tokens:
+            for v in range(Np // L):
+                pack_turned(weight_ih + v * L * I, I, min(L, N - v * L), I, <real *> self.ih + v * L, Np)
+            if not self.normal:
+                for v in range(I):
+                    for j in range(N):
+                        (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
+        else:
+            pack(weight_ih, I, True, I, N, <real *> self.ih)
         if not keep:
             return 0
-        self.backward = Memory((hh + back_ih + 2 * H) * sizeof(real))
+        hh = packed_size(kind, self.N_hh, R)
+        hn = packed_size(kind, H, H) if hn else 0
+        hr = packed_size(kind, R, H) if hr else 0
+        ih = packed_size(kind, N, I)
+        self.backward = Memory((hh + ih + hn + hr + 2 * N + small) * sizeof(real))
         self.back_hh = self.backward.aligned
         self.back_ih = <real *> self.back_hh + hh
-        self.back_biases = <real *> self.back_ih + back_ih
-        pack(<const real *> weight_hh, H, False, H, H, <real *> self.back_hh)
+        self.back_hn = <real *> self.back_ih + ih
+        self.back_hr = <real *> self.back_hn + hn
+        self.biases = <real *> self.back_hr + hr
+        pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
+        if hn:
+            pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
+        if hr:
+            pack(<const real *> at[4], H, False, R, H, <real *> self.back_hr)
         if self.tokens:
-            memcpy(self.back_ih, weight_ih, H * I * sizeof(real))
+            memcpy(self.back_ih, weight_ih, N * I * sizeof(real))
         else:
-            pack(<const real *> weight_ih, I, False, H, I, <real *> self.back_ih)
+            pack(weight_ih, I, False, N, I, <real *> self.back_ih)
         if self.has_bias_ih:
-            memcpy(self.back_biases, bias_ih, H * sizeof(real))
+            memcpy(self.biases, at[2], N * sizeof(real))
         if self.has_bias_hh:
-            memcpy(<real *> self.back_biases + H, bias_hh, H * sizeof(real))
+            memcpy(<real *> self.biases + N, at[3], N * sizeof(real))
         return 0
+
+    cdef void vectors(self, real *into, void **at) noexcept nogil:
+        """Gains and peepholes."""
+        cdef ptrdiff_t N = self.N_ih
+        if self.normal:
+            self.gain_ih, self.gain_hh = into, into + N
+            self.columns(<const real *> at[6], 1, into)
+            memcpy(self.gain_hh, at[7], N * sizeof(real))
+            into = into + 2 * N
+        if self.has_ph:
+            self.ph = into
+            memcpy(into, at[5], 3 * self.H * sizeof(real))
 
     cdef void end_forward(self) noexcept:
         """Free what a backward pass doesn't need: a tape may live long."""
+        cdef size_t size = 8 if self.double else 4
+        cdef char *small = <char *> self.biases + 2 * self.N_ih * size
+        if self.normal:
+            memcpy(small, self.gain_ih, 2 * self.N_ih * size)
+            self.gain_ih, self.gain_hh = small, small + self.N_ih * size
+            small = small + 2 * self.N_ih * size
+        if self.has_ph:
+            memcpy(small, self.ph, 3 * self.H * size)
+            self.ph = small
         self.forward = None
-        self.hh = self.ih = self.bias = NULL
+        self.hh = self.ih = self.hn = self.hr = self.bias = self.bias_q = NULL
 
-    cdef int unpacked(self, real *kind, void *weight_ih, void *weight_hh, void *bias_ih, void *bias_hh) except -1:
-        """OUT the weights as they were given."""
-        cdef ptrdiff_t I = self.I, H = self.H
-        unpack(<const real *> self.back_hh, H, H, <real *> weight_hh)
+    cdef int unpacked(self, real *kind, void **at) except -1:
+        """OUT the weights as they were given, in the order of `Weights`."""
+        cdef ptrdiff_t I = self.I, H = self.H, N = self.N_ih
+        cdef Memory ordered = Memory(N * I * sizeof(real))
+        unpack(<const real *> self.back_hh, self.N_hh, self.R, <real *> at[1])
+        if self.cell == GRU_BEFORE:
+            unpack(<const real *> self.back_hn, H, H, <real *> at[1] + 2 * H * H)
         if self.tokens:
-            memcpy(weight_ih, self.back_ih, H * I * sizeof(real))
+            self.parameters(<const real *> self.back_ih, I, <real *> at[0])
         else:
-            unpack(<const real *> self.back_ih, H, I, <real *> weight_ih)
-        if bias_ih != NULL:
-            memcpy(bias_ih, self.back_biases, H * sizeof(real))
-        if bias_hh != NULL:
-            memcpy(bias_hh, <real *> self.back_biases + H, H * sizeof(real))
+            unpack(<const real *> self.back_ih, N, I, <real *> ordered.aligned)
+            self.parameters(<const real *> ordered.aligned, I, <real *> at[0])
+        if at[2] != NULL:
+            memcpy(at[2], self.biases, N * sizeof(real))
+        if at[3] != NULL:
+            memcpy(at[3], <real *> self.biases + N, N * sizeof(real))
+        if at[4] != NULL:
+            unpack(<const real *> self.back_hr, self.R, H, <real *> at[4])
+        if at[5] != NULL:
+            memcpy(at[5], self.ph, 3 * H * sizeof(real))
+        if at[6] != NULL:
+            self.parameters(<const real *> self.gain_ih, 1, <real *> at[6])
+            memcpy(at[7], self.gain_hh, N * sizeof(real))
         return 0
 
+    cdef tuple arrays(self, dtype):
+        """New arrays for the weights, or for their gradients, in the order of `Weights`."""
+        N, H = self.N_ih, self.H
+        return (
+            new((N, self.I), dtype), new((N, self.R), dtype),
+            empty(N, dtype) if self.has_bias_ih else None, empty(N, dtype) if self.has_bias_hh else None,
+            empty((self.R, H), dtype) if self.projected else None,
+            empty(3 * H, dtype) if self.has_ph else None,
+            empty(N, dtype) if self.normal else None, empty(N, dtype) if self.normal else None,
+        )
 
-CELL_CODES = {"tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "identity": IDENTITY}
+
+# From a tuple: a tenth of the time that the class takes for eight arguments.
+as_weights = Weights._make
+CELL_CODES = {
+    "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "identity": IDENTITY,
+    "lstm": LSTM, "gru": GRU, "gru_reset_before": GRU_BEFORE,
+}
 CELLS = tuple(CELL_CODES)
 
 
@@ -125,7 +265,8 @@ def pack_weights(str cell, weights, *, bint tokens=False):
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of `CELLS`.
     weights : Weights
     tokens : bool
         For token ids instead of numbers.

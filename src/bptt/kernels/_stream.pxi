@@ -10,66 +10,89 @@ cdef object DTYPE_F64 = as_dtype("f8")
 
 
 cdef class Stepper:
-    """The state h (B, H) of B sequences, and the packed weights that carry it on by one time step.
+    """The state of B sequences, and the packed weights that carry it on by one time step.
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of `CELLS`.
     weights : Weights or Panels
         Weights are packed here; Panels from `pack_weights` are shared.
     state : tuple
-        (h_0,) with h_0 (B, H), B >= 1; copied.
+        (h_0,), for an LSTM (h_0, c_0): h_0 (B, R), c_0 (B, H), B >= 1; copied.
     tokens : bool
         Whether steps take token ids.
+    noise : Noise, optional
+        Rates of zoneout, whose mean a step takes.
     """
 
     cdef Panels weights
-    cdef Memory memory  # the two states, and the ids of a step
-    cdef void *h[2]     # (B, H): h_t, and where h_{t+1} will be
-    cdef int now        # which of them is h_t
+    cdef Memory memory  # all of the following
+    cdef void *h[2]     # (B, R): h_t, and where h_{t+1} will be
+    cdef void *c[2]     # (B, H): c_t of an LSTM, and where c_{t+1} will be
+    cdef int now        # which of them is the state
     cdef int64_t *ids   # (B,)
+    cdef void *a        # (rows, S), and more that `whole_step` wants; of an Elman cell NULL, h_{t+1} is a
     cdef ptrdiff_t B
-    cdef ptrdiff_t size  # bytes of a state
+    cdef ptrdiff_t rows  # of a block
+    cdef ptrdiff_t size  # bytes of h
+    cdef ptrdiff_t size_c
+    cdef double zoneout_h
+    cdef double zoneout_c
     cdef bint large     # worth releasing the GIL for
     cdef bint busy
     cdef object dtype
     cdef tuple shape
     cdef tuple row
 
-    def __cinit__(self, str cell, weights, tuple state, *, bint tokens=False):
-        h_0, = state
-        cdef ptrdiff_t apart
+    def __cinit__(self, str cell, weights, tuple state, *, bint tokens=False, noise=None):
+        h_0 = state[0]
+        cdef ptrdiff_t apart, apart_c, itemsize = h_0.itemsize, work
+        cdef Panels w
         self.dtype = h_0.dtype
-        self.weights = packed_for(cell, weights, tokens, h_0.itemsize, False)
+        self.weights = w = packed_for(cell, weights, tokens, itemsize, False)
         self.B = h_0.shape[0]
-        self.shape, self.row = (self.B, self.weights.H), (self.weights.H,)
-        self.size = self.B * self.weights.H * <ptrdiff_t> h_0.itemsize
-        self.large = 2.0 * self.B * self.weights.H * (self.weights.H + self.weights.I) >= WORK_TO_RELEASE
+        self.shape, self.row = (self.B, w.R), (w.R,)
+        self.size = self.B * w.R * itemsize
+        self.size_c = self.B * w.H * itemsize if w.cell == LSTM else 0
+        self.rows = ceil_div(self.B, row_blocks(w, self.B, 1))
+        self.large = w.work() * self.B >= WORK_TO_RELEASE
+        if noise is not None:
+            self.zoneout_h, self.zoneout_c = noise.zoneout_h, noise.zoneout_c
         apart = ceil_div(self.size, LINE) * LINE
-        self.memory = Memory(2 * apart + self.B * sizeof(int64_t))
+        apart_c = ceil_div(self.size_c, LINE) * LINE
+        work = (0 if w.cell <= IDENTITY else self.rows * w.S) + step_room(w, self.rows, False)
+        self.memory = Memory(2 * apart + 2 * apart_c + work * itemsize + LINE + self.B * sizeof(int64_t))
         self.h[0], self.h[1] = self.memory.aligned, self.memory.aligned + apart
-        self.ids = <int64_t *> (self.memory.aligned + 2 * apart)
+        self.c[0], self.c[1] = self.memory.aligned + 2 * apart, self.memory.aligned + 2 * apart + apart_c
+        self.a = self.memory.aligned + 2 * apart + 2 * apart_c
+        self.ids = <int64_t *> (<char *> self.a + ceil_div(work * itemsize, LINE) * LINE)
         self.state = state
 
     @property
     def state(self):
-        """(h,) with h (B, H), a copy. Another may be assigned."""
+        """(h,) with h (B, R), or (h, c) with c (B, H): copies. Others may be assigned."""
         cdef Buffers buffers = Buffers()
         h = empty(self.shape, self.dtype)
         memcpy(buffers.write(h), self.h[self.now], self.size)
-        return (h,)
+        if not self.size_c:
+            return (h,)
+        c = empty((self.B, self.weights.H), self.dtype)
+        memcpy(buffers.write(c), self.c[self.now], self.size_c)
+        return h, c
 
     @state.setter
     def state(self, tuple state):
         cdef Buffers buffers = Buffers()
-        cdef void *at
-        h, = state
-        at = buffers.read(h)
-        if buffers.views[0].len != self.size:
-            raise ValueError(f"state: expected {self.size} bytes, got {buffers.views[0].len}")
+        cdef void *h = buffers.read(state[0])
+        cdef void *c = buffers.read(state[1]) if self.size_c else NULL
+        if buffers.views[0].len != self.size or (c != NULL and buffers.views[1].len != self.size_c):
+            raise ValueError(f"state: expected {self.size} and {self.size_c} bytes, got {buffers.views[0].len}")
         if self.busy:
             raise RuntimeError("state: expected one thread at a time, got another state while a step is under way")
-        memcpy(self.h[self.now], at, self.size)
+        memcpy(self.h[self.now], h, self.size)
+        if c != NULL:
+            memcpy(self.c[self.now], c, self.size_c)
 
     def step(self, x, out=None):
         """One time step; the bits are those of `unroll` over the whole sequence.
@@ -78,13 +101,13 @@ cdef class Stepper:
         ----------
         x : ndarray (B, I), or (B,) int64 token ids in [0, I)
             For B = 1 also (I,), or an int.
-        out : ndarray (B, H), optional
+        out : ndarray (B, R), optional
             Where to put the result; may share memory with x.
 
         Returns
         -------
-        ndarray (B, H) or None
-            A new array, or out; (H,) for a frame without a batch axis. None if x or out is anything else than
+        ndarray (B, R) or None
+            A new array, or out; (R,) for a frame without a batch axis. None if x or out is anything else than
             contiguous, of these shapes and of the state's dtype, or an id is out of range: then nothing was done.
         """
         cdef Py_buffer frame, into
@@ -147,28 +170,41 @@ cdef class Stepper:
         """Whether y is an array of the result's shape that may be written to."""
         if not opened(y, into, PyBUF_WRITABLE) or not numbers(into, self.weights.double):
             return False
-        if into.ndim != axes or into.shape[axes - 1] != self.weights.H:
+        if into.ndim != axes or into.shape[axes - 1] != self.weights.R:
             return False
         return axes == 1 or into.shape[0] == self.B
 
     cdef void advance(self, const void *x) noexcept nogil:
         if self.weights.double:
-            advance_rows(self, <const double *> x)
+            advance_rows(self, self.weights, <const double *> x)
         else:
-            advance_rows(self, <const float *> x)
+            advance_rows(self, self.weights, <const float *> x)
 
 
-cdef void advance_rows(Stepper stepper, const real *x) noexcept nogil:
-    cdef ptrdiff_t B = stepper.B, I = stepper.weights.I, H = stepper.weights.H, k, first, last
-    cdef ptrdiff_t blocks = row_blocks(B, H, 1)
-    cdef const int64_t *ids = stepper.ids if stepper.weights.tokens else NULL
-    cdef bint odd = stepper.weights.turn(1)
-    cdef const real *before = <const real *> stepper.h[stepper.now]
+cdef void advance_rows(Stepper stepper, Panels w, const real *x) noexcept nogil:
+    cdef ptrdiff_t B = stepper.B, I = w.I, H = w.H, R = w.R, k, first, last, rows
+    cdef ptrdiff_t blocks = row_blocks(w, B, 1)
+    cdef const int64_t *ids = stepper.ids if w.tokens else NULL
+    cdef bint odd = w.turn(1)
+    cdef const real *h_before = <const real *> stepper.h[stepper.now]
+    cdef const real *c_before = <const real *> stepper.c[stepper.now]
+    cdef real *h = <real *> stepper.h[1 - stepper.now]
+    cdef real *c = <real *> stepper.c[1 - stepper.now]
+    cdef real *a = <real *> stepper.a
+    cdef real *room = a
+    if w.cell > IDENTITY:
+        room = a + stepper.rows * w.S
     stepper.now = 1 - stepper.now
     for k in range(blocks):
         first, last = block_start(B, blocks, k), block_start(B, blocks, k + 1)
-        step_rows(stepper.weights, last - first, odd, x + first * I, ids + first if ids != NULL else NULL,
-                  before + first * H, <real *> stepper.h[stepper.now] + first * H)
+        rows = last - first
+        whole_step(w, rows, odd, x + first * I, ids + first if ids != NULL else NULL,
+                   a if w.cell > IDENTITY else h + first * R, h_before + first * R, c_before + first * H,
+                   h + first * R, c + first * H, room)
+        if stepper.zoneout_h > 0:
+            blend(NULL, stepper.zoneout_h, h_before + first * R, h + first * R, rows * R)
+        if stepper.zoneout_c > 0 and w.cell == LSTM:
+            blend(NULL, stepper.zoneout_c, c_before + first * H, c + first * H, rows * H)
 
 
 cdef bint opened(array, Py_buffer *view, int flags) except -1:
@@ -188,60 +224,79 @@ cdef inline bint numbers(Py_buffer *view, bint double) noexcept:
             and <uintptr_t> view.buf % (8 if double else 4) == 0)
 
 
-def short_call(Panels weights, x, h_0):
+def short_call(Panels weights, x, h_0, c_0=None):
     """`unroll` of a few steps in a layer's own layout, with 1 us of overhead less.
 
     Parameters
     ----------
     weights : Panels
     x : ndarray (T, B, I)
-    h_0 : ndarray (1, B, H) or None
+    h_0 : ndarray (1, B, R) or None
         None for zeros.
+    c_0 : ndarray (1, B, H) or None
+        Of an LSTM; None for zeros.
 
     Returns
     -------
-    (y, h_n) or None
-        y (T, B, H) and h_n (1, B, H). None if x or h_0 is anything else than a contiguous array of such a shape and
-        of the weights' dtype, if there is no step, or so much to do that threads should share it or Ctrl-C be
-        looked for: nothing was done then.
+    tuple or None
+        y (T, B, R), h_n (1, B, R) and for an LSTM c_n (1, B, H). None if an argument is anything else than a
+        contiguous array of such a shape and of the weights' dtype, if there is no step, or so much to do that threads
+        should share it or Ctrl-C be looked for: nothing was done then.
     """
-    cdef Py_buffer frames, start
+    cdef Py_buffer frames, start_h, start_c
     cdef Buffers buffers
     cdef UnrollJob job
-    cdef ptrdiff_t T, B, H = weights.H, size
-    cdef void *last
+    cdef ptrdiff_t T, B, size = 8 if weights.double else 4
+    cdef bint lstm = weights.cell == LSTM
+    cdef Memory zeros
     memset(&frames, 0, sizeof(frames))
-    memset(&start, 0, sizeof(start))
+    memset(&start_h, 0, sizeof(start_h))
+    memset(&start_c, 0, sizeof(start_c))
     try:
         if weights.tokens or not opened(x, &frames, 0) or not numbers(&frames, weights.double):
             return None
         if frames.ndim != 3 or frames.shape[2] != weights.I:
             return None
         T, B = frames.shape[0], frames.shape[1]
-        if T * B == 0 or 2.0 * T * B * H * (H + weights.I) >= WORK_TO_RELEASE or row_blocks(B, H, 1) > 1:
+        if T * B == 0 or weights.work() * T * B >= WORK_TO_RELEASE or row_blocks(weights, B, 1) > 1:
             return None
-        if h_0 is not None:
-            if not opened(h_0, &start, 0) or not numbers(&start, weights.double) or start.ndim != 3:
-                return None
-            if start.shape[0] != 1 or start.shape[1] != B or start.shape[2] != H:
-                return None
+        if not initial(h_0, &start_h, weights, B, weights.R):
+            return None
+        if c_0 is not None and not lstm:
+            return None
+        if not initial(c_0, &start_c, weights, B, weights.H):
+            return None
         buffers, job = Buffers(), UnrollJob()
         dtype = DTYPE_F64 if weights.double else DTYPE_F32
-        y, h_n = empty((T, B, H), dtype), empty((1, B, H), dtype)
-        size = B * H * (8 if weights.double else 4)
-        job.weights, job.T, job.B, job.odd = weights, T, B, weights.turn(T)
+        y, h_n = empty((T, B, weights.R), dtype), empty((1, B, weights.R), dtype)
+        c_n = empty((1, B, weights.H), dtype) if lstm else None
+        job.weights, job.course, job.odd = weights, course_of(T, B, None, None, False, None), weights.turn(T)
         job.items = 1
-        job.x, job.h_0, job.y = frames.buf, start.buf, buffers.write(y)
-        last = buffers.write(h_n)
-        if h_0 is None:
-            memset(last, 0, size)
-            job.h_0 = last
-        job.item(0, 1)
-        memcpy(last, <char *> job.y + (T - 1) * size, size)
-        return y, h_n
+        job.make_room(1)
+        job.x, job.h_0, job.c_0, job.y = frames.buf, start_h.buf, start_c.buf, buffers.write(y)
+        job.h_n, job.c_n = buffers.write(h_n), buffers.write(c_n)
+        if h_0 is None or (lstm and c_0 is None):
+            zeros = Memory(B * weights.H * size)  # R is not larger
+            memset(zeros.aligned, 0, B * weights.H * size)
+            if h_0 is None:
+                job.h_0 = zeros.aligned
+            if c_0 is None:
+                job.c_0 = zeros.aligned
+        job.item(0, 0)
+        return (y, h_n, c_n) if lstm else (y, h_n)
     finally:
         PyBuffer_Release(&frames)
-        PyBuffer_Release(&start)
+        PyBuffer_Release(&start_h)
+        PyBuffer_Release(&start_c)
+
+
+cdef bint initial(state, Py_buffer *view, Panels weights, ptrdiff_t B, ptrdiff_t size) except -1:
+    """Whether state is None or an array (1, B, size), whose buffer the caller then has to release."""
+    if state is None:
+        return True
+    if not opened(state, view, 0) or not numbers(view, weights.double) or view.ndim != 3:
+        return False
+    return view.shape[0] == 1 and view.shape[1] == B and view.shape[2] == size
 
 
 def step_seconds(Stepper stepper, x, *, int rounds=1000, int repeats=7):

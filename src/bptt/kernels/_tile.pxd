@@ -50,7 +50,7 @@ cdef enum:
     BLOCK_K = 256
     # A packed matrix of this many numbers is not in the second-level cache when its turn comes again: blocks are
     # fetched while the one before is used.  Where it is, fetching costs 4%.
-    FETCH_FROM = 400_000
+    FETCH_FROM = 200_000
 
 
 cdef inline ptrdiff_t lanes_of(real *kind) noexcept nogil:

@@ -15,108 +15,68 @@ cdef enum:
     WORK_TO_RELEASE = 1_000_000
 
 
-cdef inline ptrdiff_t row_blocks(ptrdiff_t B, ptrdiff_t H, int threads) noexcept nogil:
-    return max(ceil_div(B, ROWS_TOGETHER if H * H < FETCH_FROM else ROWS_TOGETHER_LARGE), min(B, threads))
+cdef inline ptrdiff_t row_blocks(Panels w, ptrdiff_t B, int threads) noexcept nogil:
+    return max(ceil_div(B, ROWS_TOGETHER if w.R * w.N_hh < FETCH_FROM else ROWS_TOGETHER_LARGE), min(B, threads))
 
 
 cdef inline ptrdiff_t block_start(ptrdiff_t B, ptrdiff_t blocks, ptrdiff_t k) noexcept nogil:
     return k * (B // blocks) + min(k, B % blocks)
 
 
-cdef void unroll_rows(
-    Panels weights, Job job, int worker, ptrdiff_t T, ptrdiff_t B, ptrdiff_t first, ptrdiff_t last,
-    bint odd,              # the first step walks the panels backwards
-    const real *x,         # IN (T, B, I), or NULL
-    const int64_t *tokens,  # IN (T, B), or NULL
-    const real *h_0,       # IN (B, H)
-    real *y,               # OUT (T, B, H)
-) noexcept nogil:
-    """Rows first..last-1 of the batch through all time steps."""
-    cdef ptrdiff_t I = weights.I, H = weights.H, Hp = padded(<real *> NULL, H)
-    cdef ptrdiff_t rows = last - first
-    cdef ptrdiff_t steps = max(<ptrdiff_t> 1, (ROWS_AHEAD if I * H < FETCH_FROM else ROWS_AHEAD_LARGE) // rows)
-    cdef int chains = chains_for(<real *> NULL, H, H)
-    cdef const real *hh = <const real *> weights.hh
-    cdef const real *ih = <const real *> weights.ih
-    cdef const real *bias = <const real *> weights.bias
-    cdef const real *before
-    cdef real *h
-    cdef ptrdiff_t t, b, start, end
-    start = 0
-    while start < T:
-        end = min(T, start + steps)
-        if job.interrupted(worker, 2.0 * (end - start) * rows * H * (H + I)):
-            return
-        # a_t = W_ih x_t + b_ih + b_hh
-        if tokens != NULL:
-            for t in range(start, end):
-                for b in range(first, last):
-                    memcpy(y + (t * B + b) * H, ih + tokens[t * B + b] * Hp, H * sizeof(real))
-        elif rows == B:
-            product(1, x + start * B * I, I, 1, (end - start) * B, 1, 0, ih, I, H, y + start * B * H, H, 0, TILE_SET,
-                    bias, False)
-        else:
-            product(1, x + (start * B + first) * I, I, 1, rows, end - start, B * I, ih, I, H,
-                    y + (start * B + first) * H, H, B * H, TILE_SET, bias, False)
-        for t in range(start, end):
-            before = h_0 + first * H if t == 0 else y + ((t - 1) * B + first) * H
-            h = y + (t * B + first) * H
-            # a_t += W_hh h_{t-1};  h_t = f(a_t)
-            product(chains, before, H, 1, rows, 1, 0, hh, H, H, h, H, 0, TILE_ADD, <const real *> NULL,
-                    (t + odd) & 1)
-            cell_forward(weights.cell, h, rows * H)
-        start = end
-
-
-cdef void step_rows(
-    Panels weights, ptrdiff_t rows, bint backwards,
-    const real *x,          # IN (rows, I), or NULL
-    const int64_t *tokens,  # IN (rows,), or NULL
-    const real *before,     # IN (rows, H): h_{t-1}
-    real *h,                # OUT (rows, H): h_t
-) noexcept nogil:
-    """One time step by itself: the same sums as in `unroll_rows`.
-
-    Here every step reads W_ih too. Its panels and those of W_hh are read column group by column group, so that the
-    way back over both begins with what was used last: of twice what a cache holds, half is still there (H = 640,
-    float32, 3.3 MB of weights and 2 MB of cache: 86 us become 58).
-    """
-    cdef ptrdiff_t I = weights.I, H = weights.H, L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t panels = panel_count(<real *> NULL, H), groups, g, k, b, first, width
-    cdef int chains = chains_for(<real *> NULL, H, H)
-    cdef const real *hh = <const real *> weights.hh
-    cdef const real *ih = <const real *> weights.ih
-    cdef const real *bias = <const real *> weights.bias
-    # Enough rows hide the reading; a group of TILE_ROW_PANELS panels is cut into panels as the whole matrix is.
-    groups = 1 if rows >= 4 else ceil_div(panels, TILE_ROW_PANELS)
-    if tokens != NULL:
-        for b in range(rows):
-            memcpy(h + b * H, ih + tokens[b] * padded(<real *> NULL, H), H * sizeof(real))
-    for k in range(groups):
-        g = groups - 1 - k if backwards else k
-        first = panel_start(<real *> NULL, H, g * TILE_ROW_PANELS) * L
-        width = H - first if g == groups - 1 else panel_start(<real *> NULL, H, (g + 1) * TILE_ROW_PANELS) * L - first
-        # a_t = W_ih x_t + b_ih + b_hh + W_hh h_{t-1}
-        if tokens == NULL:
-            product(1, x, I, 1, rows, 1, 0, ih + first * I, I, width, h + first, H, 0, TILE_SET, bias + first,
-                    backwards)
-        product(chains, before, H, 1, rows, 1, 0, hh + first * H, H, width, h + first, H, 0, TILE_ADD,
-                <const real *> NULL, backwards)
-    # h_t = f(a_t)
-    cell_forward(weights.cell, h, rows * H)
+cdef inline real *row_of(void *array, ptrdiff_t row, ptrdiff_t width, real *kind) noexcept nogil:
+    """Row of an array of rows of that width; NULL stays NULL."""
+    return <real *> array + row * width if array != NULL else NULL
 
 
 cdef class UnrollJob(Job):
     cdef Panels weights
+    cdef Course course
     cdef bint odd
-    cdef ptrdiff_t T
-    cdef ptrdiff_t B
-    cdef void *x
-    cdef void *h_0
-    cdef void *y
+    cdef ptrdiff_t most      # rows of an item
+    cdef Memory scratch      # working memory for each worker
+    cdef size_t scratch_each
+    cdef void *x       # IN (T, B, I) or tokens (T, B)
+    cdef void *h_0     # IN (B, R)
+    cdef void *c_0     # IN (B, H)
+    cdef void *y       # OUT (T, B, R)
+    cdef void *h_n     # OUT (B, R)
+    cdef void *c_n     # OUT (B, H)
+    cdef void *c       # OUT (T, B, H) or NULL
+    cdef void *gates   # OUT (T, B, S) or NULL
+    cdef void *normed_ih  # OUT (T, B, N_ih) or NULL
+    cdef void *normed_hh  # OUT (T, B, N_hh) or NULL
+    cdef void *rate_ih    # OUT (T, B) or NULL
+    cdef void *rate_hh    # OUT (T, B) or NULL
+
+    cdef ptrdiff_t steps_ahead(self, ptrdiff_t rows) noexcept nogil:
+        """Steps whose pre-activations are computed at once."""
+        cdef ptrdiff_t ahead = ROWS_AHEAD if self.weights.I * self.weights.N_ih < FETCH_FROM else ROWS_AHEAD_LARGE
+        return min(self.course.T, max(<ptrdiff_t> 1, ahead // rows))
+
+    cdef int make_room(self, int workers) except -1:
+        """Once the number of items is known."""
+        cdef Panels w = self.weights
+        cdef ptrdiff_t rows = ceil_div(self.course.B, self.items), steps = self.steps_ahead(self.course.B // self.items), size
+        cdef bint apart = not self.course.plain
+        size = step_room(w, rows, self.course.dropout != NULL)
+        if apart or (w.cell > IDENTITY and self.gates == NULL):
+            size += steps * rows * w.S
+        if apart:
+            size += rows * (steps * w.I + 2 * w.R + w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
+        elif w.cell == LSTM and self.c == NULL:
+            size += rows * w.H
+        if size == 0:
+            return 0
+        self.scratch_each = ceil_div(size * (8 if w.double else 4), LINE) * LINE
+        self.scratch = Memory(self.scratch_each * workers)
+        return 0
+
+    cdef void *room(self, int worker) noexcept nogil:
+        return self.scratch.aligned + worker * self.scratch_each if self.scratch_each else NULL
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
-        cdef ptrdiff_t first = block_start(self.B, self.items, k), last = block_start(self.B, self.items, k + 1)
+        cdef ptrdiff_t B = self.course.B
+        cdef ptrdiff_t first = block_start(B, self.items, k), last = block_start(B, self.items, k + 1)
         if self.weights.double:
             unroll_item(self, worker, first, last, <double *> NULL)
         else:
@@ -124,103 +84,322 @@ cdef class UnrollJob(Job):
 
 
 cdef void unroll_item(UnrollJob job, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
-    cdef ptrdiff_t I = job.weights.I, H = job.weights.H
-    cdef const real *x = <const real *> job.x
-    cdef const real *h_0 = <const real *> job.h_0
-    cdef const int64_t *tokens = <const int64_t *> job.x if job.weights.tokens else NULL
-    if job.T == 1:
-        step_rows(job.weights, last - first, job.odd, x + first * I, tokens + first if job.weights.tokens else NULL,
-                  h_0 + first * H, <real *> job.y + first * H)
+    if job.course.plain and job.course.T == 1 and job.gates == NULL and job.normed_ih == NULL:
+        unroll_one(job, job.weights, worker, first, last, kind)
+    elif job.course.plain:
+        unroll_rows(job, job.weights, worker, first, last, kind)
     else:
-        unroll_rows(job.weights, job, worker, job.T, job.B, first, last, job.odd, x, tokens, h_0, <real *> job.y)
+        unroll_apart(job, job.weights, job.course, worker, first, last, kind)
+
+
+cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
+    """The same for a single step of which nothing is kept."""
+    cdef ptrdiff_t H = w.H, R = w.R, rows = last - first
+    cdef const int64_t *tokens = <const int64_t *> job.x + first if w.tokens else NULL
+    cdef const real *x = row_of(job.x, 0 if w.tokens else first, w.I, kind)
+    cdef real *room = <real *> job.room(worker)
+    cdef real *h = <real *> job.y + first * R
+    cdef real *a = h if w.cell <= IDENTITY else room
+    whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_0 + first * R, row_of(job.c_0, first, H, kind), h,
+               row_of(job.c_n, first, H, kind), room if w.cell <= IDENTITY else room + rows * w.S)
+    memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
+
+
+cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
+    """Rows first..last-1 of the batch through all time steps; everything is written where it belongs."""
+    cdef ptrdiff_t T = job.course.T, B = job.course.B, I = w.I, H = w.H, R = w.R, S = w.S, N = w.N_ih
+    cdef ptrdiff_t Np = padded(kind, N), rows = last - first, ahead = job.steps_ahead(rows)
+    cdef const real *ih = <const real *> w.ih
+    cdef const real *bias = <const real *> w.bias
+    cdef const real *x = <const real *> job.x
+    cdef const int64_t *tokens = <const int64_t *> job.x if w.tokens else NULL
+    cdef const real *h = <const real *> job.h_0 + first * R
+    cdef const real *c = row_of(job.c_0, first, H, kind)
+    cdef real *room = <real *> job.room(worker)
+    cdef real *c_t = NULL
+    # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
+    cdef real *a = <real *> (job.y if w.cell <= IDENTITY else job.gates)
+    cdef bint alone = a == NULL
+    cdef ptrdiff_t each = rows if alone else B
+    cdef real *base
+    cdef real *a_t
+    cdef real *h_t
+    cdef ptrdiff_t t, b, start, end
+    if w.normal:
+        bias = NULL  # it comes after the normalisation
+    if alone:
+        a = room
+        room = room + ahead * rows * S
+    if w.cell == LSTM and job.c == NULL:
+        c_t = room
+        room = room + rows * H
+    start = 0
+    while start < T:
+        end = min(T, start + ahead)
+        base = a if alone else a + (start * B + first) * S
+        # p = W_ih x_t + b_ih + b_hh
+        if tokens != NULL:
+            for t in range(start, end):
+                for b in range(rows):
+                    memcpy(base + ((t - start) * each + b) * S, ih + tokens[t * B + first + b] * Np, N * sizeof(real))
+        elif rows == B:
+            product(1, x + start * B * I, I, 1, (end - start) * B, 1, 0, ih, I, N, base, S, 0, TILE_SET, bias, False)
+        else:
+            product(1, x + (start * B + first) * I, I, 1, rows, end - start, B * I, ih, I, N, base, S, each * S,
+                    TILE_SET, bias, False)
+        if more_input(w):
+            for t in range(start, end):
+                input_rows(w, rows, base + (t - start) * each * S,
+                           row_of(job.normed_ih, t * B + first, N, kind), row_of(job.rate_ih, t * B + first, 1, kind))
+        for t in range(start, end):
+            if job.interrupted(worker, w.work() * rows):
+                return
+            h_t = <real *> job.y + (t * B + first) * R
+            if job.c != NULL:
+                c_t = <real *> job.c + (t * B + first) * H
+            a_t = base + (t - start) * each * S
+            step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL,
+                 row_of(job.normed_hh, t * B + first, w.N_hh, kind), row_of(job.rate_hh, t * B + first, 1, kind), room)
+            h, c = h_t, c_t
+        start = end
+    memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
+    if w.cell == LSTM:
+        memcpy(<real *> job.c_n + first * H, c, rows * H * sizeof(real))
+
+
+cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
+    """Rows number first..last-1 through their time steps, in working memory of their own.
+
+    The rows that still have a step lie side by side there; what comes out of it is copied to where it belongs.
+    """
+    cdef ptrdiff_t T = course.T, I = w.I, H = w.H, R = w.R, S = w.S, N = w.N_ih, Np = padded(kind, N)
+    cdef ptrdiff_t rows = last - first, ahead = job.steps_ahead(rows), s, r, b, at, n, k, start, end, next
+    cdef const real *ih = <const real *> w.ih
+    cdef const real *bias = <const real *> w.bias
+    cdef const real *h_0 = <const real *> job.h_0
+    cdef const real *c_0 = <const real *> job.c_0
+    cdef bint lstm = w.cell == LSTM, zoned_h = course.kept_h != NULL or course.zoneout_h > 0
+    cdef bint zoned_c = lstm and (course.kept_c != NULL or course.zoneout_c > 0)
+    cdef real *a = <real *> job.room(worker)
+    cdef real *x = a + ahead * rows * S
+    cdef real *normed_ih = x + ahead * rows * I
+    cdef real *rate_ih = normed_ih + ahead * rows * N
+    cdef real *normed_hh = rate_ih + ahead * rows
+    cdef real *rate_hh = normed_hh + rows * w.N_hh
+    cdef real *mask = rate_hh + rows
+    cdef real *h = mask + rows * R
+    cdef real *h_t = h + rows * R
+    cdef real *c = h_t + rows * R
+    cdef real *c_t = c + rows * H
+    cdef real *room = c_t + rows * H
+    cdef real *a_s
+    if w.normal:
+        bias = NULL  # it comes after the normalisation
+    for r in range(rows):
+        b = course.row(first + r)
+        memcpy(h + r * R, h_0 + b * R, R * sizeof(real))
+        memcpy(<real *> job.h_n + b * R, h_0 + b * R, R * sizeof(real))
+        if lstm:
+            memcpy(c + r * H, c_0 + b * H, H * sizeof(real))
+            memcpy(<real *> job.c_n + b * H, c_0 + b * H, H * sizeof(real))
+        if course.dropout != NULL:
+            memcpy(mask + r * R, <const real *> course.dropout + b * R, R * sizeof(real))
+    start, n = 0, rows
+    while start < T and n > 0:
+        end = min(T, start + ahead)
+        # the rows of x that these steps read, side by side;  p = W_ih x_t + b_ih + b_hh
+        k = 0
+        for s in range(start, end):
+            n = min(last, course.alive(s)) - first
+            for r in range(n):
+                at = course.at(s, first + r)
+                if w.tokens:
+                    memcpy(a + k * S, ih + (<const int64_t *> job.x)[at] * Np, N * sizeof(real))
+                else:
+                    memcpy(x + k * I, <const real *> job.x + at * I, I * sizeof(real))
+                k += 1
+            if n <= 0:
+                end = s
+                break
+        if not w.tokens and k:
+            product(1, x, I, 1, k, 1, 0, ih, I, N, a, S, 0, TILE_SET, bias, False)
+        if more_input(w):
+            input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih)
+        k = 0
+        for s in range(start, end):
+            n = min(last, course.alive(s)) - first
+            if job.interrupted(worker, w.work() * n):
+                return
+            if course.reset != NULL and s > 0:
+                for r in range(n):
+                    if course.starts(s, first + r):
+                        b = course.row(first + r)
+                        memcpy(h + r * R, h_0 + b * R, R * sizeof(real))
+                        if lstm:
+                            memcpy(c + r * H, c_0 + b * H, H * sizeof(real))
+            a_s = a + k * S
+            step(w, n, (s + job.odd) & 1, a_s, h, c, h_t, c_t, mask if course.dropout != NULL else NULL,
+                 normed_hh if w.normal else NULL, rate_hh, room)
+            for r in range(n):
+                at = course.at(s, first + r)
+                if zoned_h:
+                    blend(course.kept_h + at * R if course.kept_h != NULL else NULL, course.zoneout_h, h + r * R,
+                          h_t + r * R, R)
+                if zoned_c:
+                    blend(course.kept_c + at * H if course.kept_c != NULL else NULL, course.zoneout_c, c + r * H,
+                          c_t + r * H, H)
+                memcpy(<real *> job.y + at * R, h_t + r * R, R * sizeof(real))
+                if job.c != NULL:
+                    memcpy(<real *> job.c + at * H, c_t + r * H, H * sizeof(real))
+                if job.gates != NULL:
+                    memcpy(<real *> job.gates + at * S, a_s + r * S, S * sizeof(real))
+                if job.normed_ih != NULL:
+                    memcpy(<real *> job.normed_ih + at * N, normed_ih + (k + r) * N, N * sizeof(real))
+                    memcpy(<real *> job.normed_hh + at * w.N_hh, normed_hh + r * w.N_hh, w.N_hh * sizeof(real))
+                    (<real *> job.rate_ih)[at] = rate_ih[k + r]
+                    (<real *> job.rate_hh)[at] = rate_hh[r]
+            h, h_t = h_t, h
+            c, c_t = c_t, c
+            k += n
+            # rows whose last step this was
+            next = max(min(last, course.alive(s + 1)) - first, 0) if s + 1 < T else 0
+            for r in range(next, n):
+                b = course.row(first + r)
+                memcpy(<real *> job.h_n + b * R, h + r * R, R * sizeof(real))
+                if lstm:
+                    memcpy(<real *> job.c_n + b * H, c + r * H, H * sizeof(real))
+        start = end
+    course.clear(first, last, job.y, R * sizeof(real))
+    course.clear(first, last, job.c, H * sizeof(real))
+    course.clear(first, last, job.gates, S * sizeof(real))
 
 
 cdef class Saved:
-    """What a forward pass keeps for the backward pass: x, h_0 and y by reference, the weights as a snapshot."""
+    """What a forward pass keeps for the backward pass: x, state and y by reference, the weights as a snapshot."""
 
     cdef Panels panels
+    cdef Course course
     cdef readonly object x
     cdef readonly tuple state
     cdef readonly object y
+    cdef readonly object c
+    cdef object rows       # (T, B, S), or None
+    cdef tuple normed      # normed_ih, rate_ih, normed_hh, rate_hh, or four times None
+    cdef object noise      # and lengths and reset: arrays that the course reads
+    cdef object lengths
+    cdef object reset
     cdef object dtype
 
     @property
     def weights(self):
         """The weights at the forward pass, copied from the snapshot."""
         cdef Buffers buffers = Buffers()
-        cdef ptrdiff_t I = self.panels.I, H = self.panels.H
-        cdef void *at[4]
-        copies = Weights(
-            empty((H, I), self.dtype), empty((H, H), self.dtype),
-            empty(H, self.dtype) if self.panels.has_bias_ih else None,
-            empty(H, self.dtype) if self.panels.has_bias_hh else None,
-        )
+        cdef void *at[8]
         cdef int i
-        for i in range(4):
+        cdef tuple copies = self.panels.arrays(self.dtype)
+        for i in range(8):
             at[i] = buffers.write(copies[i])
         if self.panels.double:
-            self.panels.unpacked(<double *> NULL, at[0], at[1], at[2], at[3])
+            self.panels.unpacked(<double *> NULL, at)
         else:
-            self.panels.unpacked(<float *> NULL, at[0], at[1], at[2], at[3])
-        return copies
+            self.panels.unpacked(<float *> NULL, at)
+        return as_weights(copies)
+
+    @property
+    def gates(self):
+        """Views of the gates by name, (T, B, H)."""
+        H = self.panels.H
+        return {name: self.rows[:, :, k * H:(k + 1) * H] for k, name in enumerate(GATES.get(self.panels.cell, ()))}
 
 
-def unroll(str cell, x, tuple state, weights, *, bint keep=True, int threads=1):
+GATES = {LSTM: ("i", "f", "g", "o"), GRU: ("n", "r", "z"), GRU_BEFORE: ("n", "r", "z")}
+
+
+def unroll(
+    str cell, x, tuple state, weights, *, bint keep=True, int threads=1, lengths=None, reset=None,
+    bint reverse=False, noise=None
+):
     """Forward loop over time of one direction of one layer.
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of `CELLS`.
     x : ndarray
         (T, B, I) of the weights' dtype, or (T, B) int64 token ids in [0, I); C-contiguous.
     state : tuple
-        (h_0,) with h_0 (B, H).
+        (h_0,), for an LSTM (h_0, c_0): h_0 (B, R), c_0 (B, H).
     weights : Weights or Panels
         Panels, which `pack_weights` made for this cell and kind of x, hold nothing for `bptt`: with `keep` a TypeError.
     keep : bool
         Keep what `bptt` needs.
     threads : int
+    lengths : ndarray, optional
+        (B,) int64: each row's number of steps. Of a piece of a longer sequence, the number that it has from this
+        piece's first step on; less than 0 is 0, more than T is T.
+    reset : ndarray, optional
+        (T, B) bool: True where a row starts this step from its initial state.
+    reverse : bool
+        Each row goes through its steps from the last to the first.
+    noise : Noise, optional
 
     Returns
     -------
-    y : ndarray (T, B, H)
+    y : ndarray (T, B, R)
+        Zero past a row's end.
     final_state : tuple
-        (h_n,) with h_n (B, H), a copy.
+        As `state`, after each row's last step.
     saved : Saved or None
     """
-    h_0, = state
     if keep and isinstance(weights, Panels):
         raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")
+    h_0 = state[0]
     dtype = h_0.dtype
     cdef Panels panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep)
     cdef UnrollJob job = UnrollJob()
     cdef Buffers buffers = Buffers()
     cdef Saved saved = None
-    cdef ptrdiff_t size
+    cdef ptrdiff_t T, B, size
+    cdef bint lstm = panels.cell == LSTM
     cdef double work
+    cdef tuple sizes = x.shape, normed = (None, None, None, None)
+    T, B = sizes[0], sizes[1]
     job.weights = panels
-    cdef tuple sizes = x.shape
-    job.T, job.B = sizes[0], sizes[1]
-    job.odd = panels.turn(job.T)
-    y = empty((job.T, job.B, panels.H), dtype)
-    h_n = empty((job.B, panels.H), dtype)
+    job.course = course_of(T, B, lengths, reset, reverse, noise)
+    job.odd = panels.turn(T)
+    y = new((T, B, panels.R), dtype)
+    h_n = empty((B, panels.R), dtype)
+    c_n = empty((B, panels.H), dtype) if lstm else None
+    c = new((T, B, panels.H), dtype) if lstm and keep else None
+    rows = new((T, B, panels.S), dtype) if panels.cell > IDENTITY and keep else None
+    if panels.normal and keep:
+        normed = (new((T, B, panels.N_ih), dtype), empty((T, B), dtype),
+                  new((T, B, panels.N_hh), dtype), empty((T, B), dtype))
     job.x = buffers.read(x)
-    job.h_0 = buffers.read(h_0)
-    job.y = buffers.write(y)
-    if job.T * job.B:
-        work = 2.0 * job.T * job.B * panels.H * (panels.H + panels.I)
+    job.h_0, job.c_0 = buffers.read(h_0), buffers.read(state[1]) if lstm else NULL
+    job.y, job.h_n, job.c_n = buffers.write(y), buffers.write(h_n), buffers.write(c_n)
+    job.c, job.gates = buffers.write(c), buffers.write(rows)
+    job.normed_ih, job.rate_ih = buffers.write(normed[0]), buffers.write(normed[1])
+    job.normed_hh, job.rate_hh = buffers.write(normed[2]), buffers.write(normed[3])
+    size = 8 if panels.double else 4
+    if T * B:
+        work = panels.work() * T * B
         if work < WORK_TO_SHARE:
             threads = 1
-        job.items = row_blocks(job.B, panels.H, threads)
+        job.items = row_blocks(panels, B, threads)
+        job.make_room(max(1, min(threads, <int> B)))
         if job.items == 1 and work < WORK_TO_RELEASE:
             job.item(0, 0)
         else:
-            job.run(job.items, min(threads, <int> job.B) - 1)
-    size = job.B * panels.H * (8 if panels.double else 4)
-    if size:
-        memcpy(buffers.write(h_n), <char *> job.y + (job.T - 1) * size if job.T else <char *> job.h_0, size)
+            job.run(job.items, min(threads, <int> B) - 1)
+    else:
+        memcpy(job.h_n, job.h_0, B * panels.R * size)
+        if lstm:
+            memcpy(job.c_n, job.c_0, B * panels.H * size)
     if keep:
         panels.end_forward()
         saved = Saved()
-        saved.panels, saved.x, saved.state, saved.y, saved.dtype = panels, x, state, y, dtype
-    return y, (h_n,), saved
+        saved.panels, saved.course, saved.x, saved.state, saved.y = panels, job.course, x, state, y
+        saved.c, saved.rows, saved.normed, saved.dtype = c, rows, normed, dtype
+        saved.lengths, saved.reset, saved.noise = lengths, reset, noise
+    return y, (h_n, c_n) if lstm else (h_n,), saved

@@ -1,23 +1,16 @@
 """The equations in plain Python floats and loops, with the interface of the compiled kernels.
 
-``cells``, ``affine``, ``unroll``, ``losses`` and ``expansion`` work on nested lists and import nothing but
-the standard library and each other; ``boundary`` converts arrays. Slow, and meant to be read.
+Slow, and meant to be read: ``elman``, ``lstm`` and ``gru`` are one time step of one batch row, forward and
+backward; ``unroll`` and ``sweep`` are the loops over time and rows, written once for all of them. These work
+on nested lists and import nothing but the standard library and each other; ``boundary``, ``back``,
+``stepper`` and ``readout`` take arrays, which ``conversion`` makes into lists.
 """
 
-from .boundary import (
-    Packed,
-    Saved,
-    Stepper,
-    affine,
-    affine_backward,
-    bptt,
-    pack,
-    short_call,
-    softmax_cross_entropy,
-    terms,
-    unroll,
-)
+from .back import step_back
+from .boundary import Saved, bptt, short_call, terms, unroll
 from .cells import CELLS
+from .readout import affine, affine_backward, softmax_cross_entropy
+from .stepper import Packed, Stepper, pack
 
 __all__ = [
     "CELLS",
@@ -30,6 +23,7 @@ __all__ = [
     "pack",
     "short_call",
     "softmax_cross_entropy",
+    "step_back",
     "terms",
     "unroll",
 ]

@@ -1,4 +1,4 @@
-"""Products of rows and matrices, and the readout s = h W^T + b with its gradients, in plain Python floats.
+"""Rows and matrices and their products; the readout s = h W^T + b with its gradients, in plain Python floats.
 
 A matrix is a list of rows. Every sum runs over its index in ascending order, one rounding a term.
 """
@@ -43,7 +43,10 @@ def dot(a: Row, b: Row) -> float:
     -------
     float
     """
-    return ascending_sum(a_k * b_k for a_k, b_k in zip(a, b, strict=True))
+    total = 0.0
+    for a_k, b_k in zip(a, b, strict=True):
+        total += a_k * b_k
+    return total
 
 
 def product(matrix: Matrix, row: Row) -> Row:
@@ -62,6 +65,24 @@ def product(matrix: Matrix, row: Row) -> Row:
         (O,).
     """
     return [dot(row, w) for w in matrix]
+
+
+def product_backward(matrix: Matrix, drow: Row) -> Row:
+    """Return ``matrix^T @ drow``: what a gradient at ``matrix @ row`` is at the row.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        (O, K), O >= 1.
+    drow : Row
+        (O,).
+
+    Returns
+    -------
+    Row
+        (K,).
+    """
+    return [dot(drow, list(column)) for column in zip(*matrix, strict=True)]
 
 
 def transpose(matrix: Matrix) -> Matrix:
@@ -94,6 +115,53 @@ def add(a: Row, b: Row) -> Row:
         (K,).
     """
     return [a_k + b_k for a_k, b_k in zip(a, b, strict=True)]
+
+
+def multiply(a: Row, b: Row) -> Row:
+    """Return a b, elementwise.
+
+    Parameters
+    ----------
+    a, b : Row
+        (K,) each.
+
+    Returns
+    -------
+    Row
+        (K,).
+    """
+    return [a_k * b_k for a_k, b_k in zip(a, b, strict=True)]
+
+
+def add_to(into: Row, a: Row) -> None:
+    """Add a row to another in place.
+
+    Parameters
+    ----------
+    into : Row
+        (K,), changed.
+    a : Row
+        (K,).
+    """
+    for k, a_k in enumerate(a):
+        into[k] += a_k
+
+
+def add_outer_to(into: Matrix, column: Row, row: Row) -> None:
+    """Add the outer product of a column and a row to a matrix in place.
+
+    Parameters
+    ----------
+    into : Matrix
+        (O, K), changed.
+    column : Row
+        (O,).
+    row : Row
+        (K,).
+    """
+    for into_o, column_o in zip(into, column, strict=True):
+        for k, row_k in enumerate(row):
+            into_o[k] += column_o * row_k
 
 
 def zeros_like(matrix: Matrix) -> Matrix:

@@ -1,357 +1,231 @@
-"""Arrays in, arrays out: the interface of the compiled kernels, over the loops in plain floats.
+"""Arrays in, arrays out: the recurrence with the interface of the compiled kernels.
 
-Conversion between arrays and nested lists happens here and nowhere else. The loops compute in Python floats,
-which are float64; results are cast to the dtype of what came in. ``threads`` is accepted and has no effect.
+``threads`` is accepted and has no effect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ..arrays import Array, Tokens, Weights
-from .affine import affine as affine_lists
-from .affine import affine_backward as affine_backward_lists
+from .. import arrays
+from ..arrays import Array, Mask, Tokens, Weights
+from . import conversion
+from .cells import GATES
+from .conversion import to_array, to_states
 from .expansion import terms as terms_lists
-from .losses import softmax_cross_entropy as softmax_cross_entropy_lists
-from .unroll import Parameters
-from .unroll import bptt as bptt_lists
+from .stepper import Packed, packed_for
+from .sweep import bptt as bptt_lists
+from .unroll import Run
 from .unroll import unroll as unroll_lists
 
 
 class Saved(NamedTuple):
     """What a forward pass keeps for the backward pass."""
 
-    x: Array | Tokens  # (T, B, I) or (T, B), the caller's array
-    state: tuple[Array]  # (h_0,), (B, H), a copy
-    y: Array  # (T, B, H), the array that unroll returned
-    weights: Weights  # a copy
-
-
-def _array(nested: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Nested lists of floats as an array; too large for float32 becomes inf, as in float32 arithmetic."""
-    with np.errstate(over="ignore"):
-        return np.array(nested, dtype=np.float64).reshape(shape).astype(dtype)
-
-
-def _lists(weights: Weights) -> Parameters:
-    """Weights as nested lists."""
-    return Parameters(
-        weights.weight_ih.tolist(),
-        weights.weight_hh.tolist(),
-        None if weights.bias_ih is None else weights.bias_ih.tolist(),
-        None if weights.bias_hh is None else weights.bias_hh.tolist(),
-    )
-
-
-def _copy(weights: Weights) -> Weights:
-    """Weights that a later edit of the caller's arrays does not reach."""
-    return Weights(
-        weights.weight_ih.copy(),
-        weights.weight_hh.copy(),
-        None if weights.bias_ih is None else weights.bias_ih.copy(),
-        None if weights.bias_hh is None else weights.bias_hh.copy(),
-    )
-
-
-class Packed(NamedTuple):
-    """Weights as nested lists."""
-
     cell: str
-    tokens: bool
-    dtype: np.dtype[Any]
-    parameters: Parameters
-
-
-def pack(cell: str, weights: Weights, *, tokens: bool = False) -> Packed:
-    """Convert the weights once, for calls of :func:`unroll` with ``keep=False`` or for a :class:`Stepper`.
-
-    Parameters
-    ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
-    weights : Weights
-    tokens : bool
-        For token ids instead of floats.
-
-    Returns
-    -------
-    Packed
-        A snapshot.
-    """
-    return Packed(cell, tokens, weights.weight_hh.dtype, _lists(weights))
-
-
-def _packed_for(cell: str, weights: Weights | Packed, tokens: bool, dtype: np.dtype[Any]) -> Parameters:
-    if not isinstance(weights, Packed):
-        return _lists(weights)
-    if (weights.cell, weights.tokens, weights.dtype) != (cell, tokens, dtype):
-        raise ValueError("weights: expected ones packed for this cell, dtype and kind of x, got others")
-    return weights.parameters
+    x: Array | Tokens  # (T, B, I) or (T, B), the caller's array
+    state: tuple[Array, ...]  # (h,), of an LSTM (h, c): (B, R) and (B, H), copies
+    y: Array  # (T, B, R), the array that unroll returned
+    weights: Weights  # a copy
+    c: Array | None = None  # (T, B, H) of an LSTM
+    gates: Mapping[str, Array] = MappingProxyType({})  # (T, B, H) each, by name
+    lengths: Tokens | None = None  # (B,), a copy
+    reset: Mask | None = None  # (T, B), a copy
+    reverse: bool = False
+    noise: arrays.Noise | None = None  # a copy
 
 
 def unroll(
     cell: str,
     x: Array | Tokens,
-    state: tuple[Array],
+    state: tuple[Array, ...],
     weights: Weights | Packed,
     *,
     keep: bool = True,
     threads: int = 1,
-) -> tuple[Array, tuple[Array], Saved | None]:
+    lengths: Tokens | None = None,
+    reset: Mask | None = None,
+    reverse: bool = False,
+    noise: arrays.Noise | None = None,
+) -> tuple[Array, tuple[Array, ...], Saved | None]:
     """Forward pass of one direction of one layer.
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of ``CELLS``.
     x : ndarray
         (T, B, I) of the weights' dtype, or (T, B) int64 token ids in [0, I), which stand for one-hot rows.
-    state : (ndarray,)
-        (h_0,), h_0 (B, H).
+    state : tuple of ndarray
+        (h_0,), for an LSTM (h_0, c_0): h_0 (B, R), c_0 (B, H).
     weights : Weights or Packed
-        From :func:`pack` only without `keep`.
+        From ``pack`` only without `keep`.
     keep : bool
         Whether to return what :func:`bptt` needs.
     threads : int
         No effect here.
+    lengths : ndarray or None
+        (B,) int64 in [0, T], each row's number of steps; None for T.
+    reset : ndarray or None
+        (T, B) bool, True where a row starts a step from its initial state.
+    reverse : bool
+        Whether each row goes through its steps from the last to the first.
+    noise : Noise or None
+        With `keep`, masks wherever a rate is not 0.
 
     Returns
     -------
     y : ndarray
-        (T, B, H).
-    final_state : (ndarray,)
-        (h_n,), h_n (B, H); a copy of h_0 when T is 0.
+        (T, B, R), zero past a row's end.
+    final_state : tuple of ndarray
+        The state after each row's last step, as `state`; a copy of its initial state for a row without steps.
     saved : Saved or None
-        Holds x and y themselves and copies of h_0 and of the weights.
+        Holds x and y themselves and copies of the rest.
 
     Raises
     ------
     ValueError
-        For another cell, or weights packed for something else.
+        For another cell, weights that it does not have or that are packed for something else, rates of
+        zoneout without masks with `keep`.
     TypeError
         For packed weights with `keep`.
 
     Notes
     -----
-    Source: docs/equations.md, "Forward".
+    Source: docs/equations.md, "Forward", "LSTM", "GRU", "Lengths", "Resets", "Dropout and zoneout".
     """
     if keep and isinstance(weights, Packed):
         raise TypeError(
             "weights: expected Weights for keep=True, got packed ones, which are for the forward pass only"
         )
-    (h_0,) = state
-    parameters = _packed_for(cell, weights, x.dtype.kind == "i", h_0.dtype)
-    y_lists = unroll_lists(cell, x.tolist(), h_0.tolist(), parameters)
-    y = _array(y_lists, (x.shape[0], *h_0.shape), h_0.dtype)
-    h_n = (y[-1] if len(y) else h_0).copy()
+    if keep and noise is not None:
+        for name in ("h", "c"):
+            if getattr(noise, f"zoneout_{name}") != 0.0 and getattr(noise, f"kept_{name}") is None:
+                raise ValueError(f"noise: expected a mask kept_{name} for keep=True, got a rate alone")
+    dtype = state[0].dtype
+    run, final = unroll_lists(
+        cell,
+        x.tolist(),
+        to_states(state),
+        packed_for(cell, weights, x.dtype.kind == "i", dtype),
+        conversion.to_course(lengths, reset, reverse),
+        conversion.to_noise(cell, noise),
+    )
+    y, *c = (
+        to_array([[state[part] for state in row] for row in run.states], (len(x), *like.shape), dtype)
+        for part, like in enumerate(state)
+    )
+    final_state = conversion.from_states(final, state)
     if isinstance(weights, Packed) or not keep:
-        return y, (h_n,), None
-    return y, (h_n,), Saved(x, (h_0.copy(),), y, _copy(weights))
+        return y, final_state, None
+    H = weights.weight_hh.shape[0] // max(1, len(GATES[cell]))
+    saved = Saved(
+        cell,
+        x,
+        tuple(array.copy() for array in state),
+        y,
+        conversion.copied(weights),
+        c[0] if c else None,
+        MappingProxyType(conversion.from_gates(cell, run.gates, (*x.shape[:2], H), dtype)),
+        None if lengths is None else lengths.copy(),
+        None if reset is None else reset.copy(),
+        reverse,
+        None if noise is None else conversion.copied(noise),
+    )
+    return y, final_state, saved
 
 
-def short_call(weights: Packed, x: Any, h_0: Any) -> None:
+def short_call(weights: Packed, x: Any, h_0: Any, c_0: Any = None) -> None:
     """No call is a short one here: use :func:`unroll`."""
 
 
-class Stepper:
-    """The state of B sequences, carried on one time step at a time.
-
-    The state is kept in floats and not rounded to float32 from step to step, just as in :func:`unroll`.
-
-    Parameters
-    ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
-    weights : Weights or Packed
-    state : (ndarray,)
-        (h_0,), h_0 (B, H); copied.
-    tokens : bool
-        Whether steps take token ids.
-    """
-
-    def __init__(
-        self, cell: str, weights: Weights | Packed, state: tuple[Array], *, tokens: bool = False
-    ) -> None:
-        (h_0,) = state
-        self._cell, self._tokens = cell, tokens
-        self._parameters = _packed_for(cell, weights, tokens, h_0.dtype)
-        self._shape, self._dtype = h_0.shape, h_0.dtype
-        x_dtype = np.dtype(np.int64) if tokens else h_0.dtype
-        self._x_form = h_0.shape[:1] if tokens else (len(h_0), len(self._parameters.weight_ih[0])), x_dtype
-        self._h = h_0.tolist()
-
-    @property
-    def state(self) -> tuple[Array]:
-        """(h,), h (B, H), a copy."""
-        return (_array(self._h, self._shape, self._dtype),)
-
-    @state.setter
-    def state(self, state: tuple[Array]) -> None:
-        self._h = state[0].tolist()
-
-    def step(self, x: Any, out: Any = None) -> Array | None:
-        """One time step: h_t = f(x_t W_ih^T + b_ih + h_{t-1} W_hh^T + b_hh).
-
-        Parameters
-        ----------
-        x : ndarray
-            (B, I), or (B,) int64 token ids in [0, I). `out` is not taken.
-
-        Returns
-        -------
-        ndarray or None
-            (B, H). None if an argument has another form; nothing was done then.
-        """
-        if out is not None or type(x) is not np.ndarray or (x.shape, x.dtype) != self._x_form:
-            return None
-        if self._tokens and not ((x >= 0) & (x < len(self._parameters.weight_ih[0]))).all():
-            return None
-        (self._h,) = unroll_lists(self._cell, [x.tolist()], self._h, self._parameters)
-        return _array(self._h, self._shape, self._dtype)
+def as_run(cell: str, saved: Saved) -> Run:
+    """Return a forward pass as lists."""
+    return Run(
+        saved.x.tolist(),
+        to_states(saved.state),
+        conversion.sequence_of_states(saved.y, saved.c),
+        conversion.sequence_of_gates(saved.gates, saved.y.shape[:2]),
+        conversion.to_course(saved.lengths, saved.reset, saved.reverse),
+        conversion.to_noise(cell, saved.noise),
+    )
 
 
 def bptt(
     cell: str,
     saved: Saved,
     dy: Array | None,
-    dfinal_state: tuple[Array] | None,
+    dfinal_state: tuple[Array | None, ...] | None,
     *,
     depth: int | None = None,
     threads: int = 1,
-) -> tuple[Array | None, tuple[Array], Weights]:
+    squares: Array | None = None,
+) -> tuple[Array | None, tuple[Array, ...], Weights]:
     """Backward pass of one direction of one layer.
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of ``CELLS``.
     saved : Saved
         From :func:`unroll`.
     dy : ndarray or None
-        (T, B, H) gradient of the loss with respect to y; None for zeros.
-    dfinal_state : (ndarray,) or None
-        (dh_n,), (B, H), acting on the state of step T; None for zeros.
+        (T, B, R) gradient of the loss with respect to y; None for zeros. Not looked at past a row's end.
+    dfinal_state : tuple of ndarray or None, or None
+        (dh_n,), for an LSTM (dh_n, dc_n), acting on the state after each row's last step; None for zeros.
     depth : int or None
-        None for the whole gradient. K >= 1 keeps of the loss of step i the steps k with i - k < K, and h_0 if
-        i < K.
+        None for the whole gradient. K >= 1 keeps of the loss of step i the steps k with i - k < K, and the
+        initial state if i < K; steps are counted as they are taken.
     threads : int
         No effect here.
+    squares : ndarray or None
+        (T, B) of float64, where to put the squared norm of dL/dh_t; nothing is written past a row's end.
 
     Returns
     -------
     dx : ndarray or None
-        (T, B, I), or None when x was token ids.
-    dstate : (ndarray,)
-        (dh_0,), (B, H).
+        (T, B, I), zero past a row's end; None when x was token ids.
+    dstate : tuple of ndarray
+        Gradients of the initial state, as `state` was given.
     dweights : Weights
-        Gradients in the parameters' shapes; None where a bias is None.
+        Gradients in the parameters' shapes; None where a parameter is None.
 
     Notes
     -----
     The whole gradient is T backward steps; a truncated one is T min(K, T), since each loss step forgets at
     its own k and so has to be walked back by itself. Source: docs/equations.md, "Backward", "Truncation".
     """
-    (h_0,) = saved.state
-    dtype = h_0.dtype
-    dx, dh_0, dweights = bptt_lists(
+    dfinal = None
+    if dfinal_state is not None and any(d is not None for d in dfinal_state):
+        given = zip(dfinal_state, saved.state, strict=True)
+        dfinal = to_states(tuple(np.zeros_like(like) if d is None else d for d, like in given))
+    norms: Any = None if squares is None else squares.tolist()
+    dx, dinitial, dweights = bptt_lists(
         cell,
-        saved.x.tolist(),
-        h_0.tolist(),
-        saved.y.tolist(),
-        _lists(saved.weights),
+        as_run(cell, saved),
+        conversion.to_lists(cell, saved.weights),
         None if dy is None else dy.tolist(),
-        None if dfinal_state is None else dfinal_state[0].tolist(),
+        dfinal,
         depth,
+        norms,
     )
+    if squares is not None:
+        squares[...] = np.reshape(norms, squares.shape)
+    # Without any row, lists cannot tell token ids from floats; the dtype can.
+    dx_array = None
+    if np.issubdtype(saved.x.dtype, np.floating):
+        nothing = [0.0] * saved.x.shape[2]
+        rows = [[nothing if dx_tb is None else dx_tb for dx_tb in dx_t] for dx_t in dx]
+        dx_array = to_array(rows, saved.x.shape, saved.y.dtype)
     return (
-        # Without any row, lists cannot tell token ids from floats; the dtype can.
-        _array(dx, saved.x.shape, dtype) if np.issubdtype(saved.x.dtype, np.floating) else None,
-        (_array(dh_0, h_0.shape, dtype),),
-        Weights(
-            _array(dweights.weight_ih, saved.weights.weight_ih.shape, dtype),
-            _array(dweights.weight_hh, saved.weights.weight_hh.shape, dtype),
-            None if dweights.bias_ih is None else _array(dweights.bias_ih, (h_0.shape[1],), dtype),
-            None if dweights.bias_hh is None else _array(dweights.bias_hh, (h_0.shape[1],), dtype),
-        ),
+        dx_array,
+        conversion.from_states(dinitial, saved.state),
+        conversion.to_weights(dweights, saved.weights),
     )
-
-
-def affine(x: Array, weight: Array, bias: Array | None, *, threads: int = 1) -> Array:
-    """Readout: y = x W^T + b.
-
-    Parameters
-    ----------
-    x : ndarray
-        (N, K).
-    weight : ndarray
-        (O, K).
-    bias : ndarray or None
-        (O,).
-    threads : int
-        No effect here.
-
-    Returns
-    -------
-    ndarray
-        (N, O). Source: docs/equations.md, "Forward".
-    """
-    y = affine_lists(x.tolist(), weight.tolist(), None if bias is None else bias.tolist())
-    return _array(y, (x.shape[0], weight.shape[0]), x.dtype)
-
-
-def affine_backward(x: Array, weight: Array, dy: Array, *, threads: int = 1) -> tuple[Array, Array, Array]:
-    """Gradients of the readout.
-
-    Parameters
-    ----------
-    x : ndarray
-        (N, K), what :func:`affine` was given.
-    weight : ndarray
-        (O, K).
-    dy : ndarray
-        (N, O), gradient of the loss with respect to the readout's output.
-    threads : int
-        No effect here.
-
-    Returns
-    -------
-    dx, dweight, dbias : ndarray
-        (N, K), (O, K), (O,). Source: docs/equations.md, "Backward".
-    """
-    dx, dweight, dbias = affine_backward_lists(x.tolist(), weight.tolist(), dy.tolist())
-    return (
-        _array(dx, x.shape, x.dtype),
-        _array(dweight, weight.shape, x.dtype),
-        _array(dbias, (weight.shape[0],), x.dtype),
-    )
-
-
-def softmax_cross_entropy(
-    logits: Array, targets: Tokens, *, ignore_index: int | None = None, threads: int = 1
-) -> tuple[float, int, Array]:
-    """Sum of -log softmax(logits)[target].
-
-    Parameters
-    ----------
-    logits : ndarray
-        (N, O).
-    targets : ndarray
-        (N,) int64 class ids in [0, O), or ``ignore_index``.
-    ignore_index : int or None
-        Rows with this target count for nothing.
-    threads : int
-        Has no effect.
-
-    Returns
-    -------
-    loss_sum : float
-        In nats.
-    count : int
-        Rows not ignored.
-    dlogits : ndarray
-        (N, O), softmax - onehot; zero in ignored rows. Source: docs/equations.md, "Losses".
-    """
-    loss, count, dlogits = softmax_cross_entropy_lists(logits.tolist(), targets.tolist(), ignore_index)
-    return loss, count, _array(dlogits, logits.shape, logits.dtype)
 
 
 def terms(cell: str, saved: Saved, dy: Array) -> dict[str, Array]:
@@ -359,41 +233,43 @@ def terms(cell: str, saved: Saved, dy: Array) -> dict[str, Array]:
 
     Parameters
     ----------
-    cell : {"tanh", "relu", "sigmoid", "identity"}
+    cell : str
+        One of ``CELLS``.
     saved : Saved
-        From :func:`unroll`.
+        From :func:`unroll` without lengths, resets and reversal.
     dy : ndarray
-        (T, B, H), dy[i] the gradient of the loss of step i with respect to y[i].
+        (T, B, R), dy[i] the gradient of the loss of step i with respect to y[i].
 
     Returns
     -------
     dict
-        "weight_ih" (T, T, H, I), "weight_hh" (T, T, H, H) and, with biases, "bias_ih", "bias_hh" (T, T, H):
-        entry [i, k] is the term (i, k), counted from 0, zero for k > i. They add up to the gradient.
+        Of each parameter that there is, under its name in ``Weights``, an array (T, T, ...): entry [i, k] is
+        the term (i, k), counted from 0, zero for k > i. They add up to the gradient.
+
+    Raises
+    ------
+    ValueError
+        If there were lengths, resets or a reversal.
 
     Notes
     -----
     Source: docs/equations.md, "Expansion".
     """
-    weights = saved.weights
-    (h_0,) = saved.state
+    for name in ("lengths", "reset"):
+        if getattr(saved, name) is not None:
+            raise ValueError(f"{name}: expected None for the terms of the double sum, got an array")
+    if saved.reverse:
+        raise ValueError("reverse: expected False for the terms of the double sum, got True")
     T = len(saved.y)
-    expanded = terms_lists(
-        cell,
-        saved.x.tolist(),
-        h_0.tolist(),
-        saved.y.tolist(),
-        weights.weight_ih.tolist(),
-        weights.weight_hh.tolist(),
-        dy.tolist(),
-    )
+    weights = conversion.to_lists(cell, saved.weights)
+    expanded = terms_lists(cell, as_run(cell, saved), weights, dy.tolist())
     result: dict[str, Array] = {}
-    for name, parameter in weights._asdict().items():
+    for name, parameter in saved.weights._asdict().items():
         if parameter is None:
             continue
         array = np.zeros((T, T, *parameter.shape), dtype=parameter.dtype)
         for term in expanded:
-            gradient = term.bias if name.startswith("bias") else getattr(term, name)
-            array[term.i - 1, term.k - 1] = _array(gradient, parameter.shape, parameter.dtype)
+            gradient = getattr(term.gradients, name)
+            array[term.i - 1, term.k - 1] = to_array(gradient, parameter.shape, parameter.dtype)
         result[name] = array
     return result

@@ -17,8 +17,9 @@ from bptt.benchmark.rows import Row
 
 #: Those the best peer is chosen from.
 PEERS = ("numpy", "torch", "onnxruntime", "jax")
-#: Our own: called with the run's number of threads, frozen, with one thread, with the default; the reference.
-OWN = ("bptt", "bptt-frozen", "bptt-1-thread", "bptt-default-threads", "reference")
+#: Our own: called with the run's number of threads, frozen, with one thread, with the default, without the
+#: option that the row is about; the reference.
+OWN = ("bptt", "bptt-frozen", "bptt-1-thread", "bptt-default-threads", "bptt-without-option", "reference")
 NAMES = PEERS + OWN
 
 # name -> (module of this package, distributions without which it is absent)
@@ -93,7 +94,7 @@ def plan(
     refused: Counter[str] = Counter()
     for row in rows:
         for name in for_row(row, found):
-            reason = found[name].refuses(row.case, row.shape, row.dtype)
+            reason = found[name].refuses(row.task)
             if reason is None:
                 cases.append((row, name))
             else:

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bptt.benchmark.problem import Problem, Run
-from bptt.benchmark.rows import Shape
+from bptt.benchmark.rows import Task
 
 
-def _refuses_nothing(case: str, shape: Shape, dtype: str) -> str | None:
+def _refuses_nothing(task: Task) -> str | None:
     return None
+
+
+def refuses_setups(task: Task) -> str | None:
+    """Refuse all but one layer in one direction without options."""
+    return None if task.setup == "plain" else "one layer in one direction, without options"
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,10 @@ class Implementation:
     """A name, a version, a maker of runs, and what is not to be asked of it.
 
     ``build(problem, threads)`` makes a run ready, with everything done that a user would do once.
-    ``refuses(case, shape, dtype)`` gives the reason why a problem can't be run, or None.
+    ``refuses(task)`` gives the reason why a problem can't be run, or None.
     """
 
     name: str
     version: str
     build: Callable[[Problem, int], Run]
-    refuses: Callable[[str, Shape, str], str | None] = _refuses_nothing
+    refuses: Callable[[Task], str | None] = _refuses_nothing

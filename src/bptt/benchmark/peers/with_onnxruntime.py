@@ -1,4 +1,4 @@
-"""ONNX Runtime's RNN operator: forward only.
+"""ONNX Runtime's RNN, LSTM and GRU operators: forward only.
 
 Inputs and outputs are bound to arrays made once, its fastest call: 1 us or more below ``session.run``.
 """
@@ -14,32 +14,50 @@ import numpy as np
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from bptt.benchmark.peers.base import Implementation
+from bptt.benchmark.peers.base import Implementation, refuses_setups
 from bptt.benchmark.problem import Array, Problem, Run
-from bptt.benchmark.rows import BACKWARD, STEP, Shape
+from bptt.benchmark.rows import BACKWARD, STEP, Task
 
 _OPSET = 14
 _IR_VERSION = 8  # of the same age as the opset, so that any ONNX Runtime of these years reads it
 
+_OPERATORS = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "rnn": {"activations": ["Tanh"]},
+    "lstm": {},
+    "gru": {"linear_before_reset": 1},
+}
+# Where its gates are among ours: i, o, f, c out of i, f, g, o;  z, r, h out of r, z, n.
+_ORDER = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+
+
+def _gates(cell: str, weight: Array) -> Array:
+    blocks = np.split(weight, len(_ORDER[cell]))
+    return np.concatenate([blocks[i] for i in _ORDER[cell]])
+
 
 def _model(p: Problem) -> bytes:
-    T, B, I, H = p.shape
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(p.dtype))
-    sizes = {"x": [T, B, I], "h_0": [1, B, H], "y": [T, 1, B, H], "h_n": [1, B, H]}
+    T, B, I, H = p.task.shape
+    cell = p.task.cell
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(p.task.dtype))
+    letters = "hc"[: len(p.states)]
+    before, after = [f"{letter}_0" for letter in letters], [f"{letter}_n" for letter in letters]
+    sizes = {"x": [T, B, I], "y": [T, 1, B, H]} | {name: [1, B, H] for name in before + after}
     values = {name: helper.make_tensor_value_info(name, element, size) for name, size in sizes.items()}
-    weights = {
-        "W": p.weight_ih[None],
-        "R": p.weight_hh[None],
-        "b": np.concatenate([p.bias_ih, p.bias_hh])[None],
-    }
+    W_ih, W_hh, b_ih, b_hh = (_gates(cell, weight) for weight in p.weights)
+    weights = {"W": W_ih[None], "R": W_hh[None], "b": np.concatenate([b_ih, b_hh])[None]}
     node = helper.make_node(
-        "RNN", ["x", "W", "R", "b", "", "h_0"], ["y", "h_n"], hidden_size=H, activations=["Tanh"]
+        _OPERATORS[cell],
+        ["x", "W", "R", "b", "", *before],
+        ["y", *after],
+        hidden_size=H,
+        **_ATTRIBUTES[cell],
     )
     graph = helper.make_graph(
         [node],
-        "rnn",
-        [values["x"], values["h_0"]],
-        [values["y"], values["h_n"]],
+        cell,
+        [values[name] for name in ("x", *before)],
+        [values[name] for name in ("y", *after)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opset = helper.make_opsetid("", _OPSET)
@@ -73,23 +91,35 @@ def _bound(
 
 
 def _build(p: Problem, threads: int) -> Run:
-    T, B, _, H = p.shape
+    T, B, _, H = p.task.shape
     session = _session(p, threads)
-    y, h_0, h_n = np.empty((T, 1, B, H), p.dtype), p.h_0[None].copy(), np.empty((1, B, H), p.dtype)
-    forward = _bound(session, {"x": p.x, "h_0": h_0}, {"y": y, "h_n": h_n})
-    if p.case == STEP:
-        # The state goes from one array to the other and back.
-        turns = cycle((forward, _bound(session, {"x": p.x, "h_0": h_n}, {"y": y, "h_n": h_0})))
-        return Run(lambda: next(turns)(), lambda outputs: {"h_n": outputs["h_n"][0]})
-    return Run(forward, lambda outputs: {"y": outputs["y"][:, 0], "h_n": outputs["h_n"][0]})
+    y = np.empty((T, 1, B, H), p.task.dtype)
+    letters = "hc"[: len(p.states)]
+    # The state goes from one set of arrays to the other, and in single steps back.
+    here = [state.copy() for state in p.states]
+    there = [np.empty_like(state) for state in here]
+
+    def bound(before: list[Array], after: list[Array]) -> Callable[[], dict[str, Array]]:
+        inputs = {f"{letter}_0": state for letter, state in zip(letters, before, strict=True)}
+        outputs = {f"{letter}_n": state for letter, state in zip(letters, after, strict=True)}
+        return _bound(session, {"x": p.x, **inputs}, {"y": y, **outputs})
+
+    def states(outputs: dict[str, Array]) -> dict[str, Array]:
+        return {f"{letter}_n": outputs[f"{letter}_n"] for letter in letters}
+
+    forward = bound(here, there)
+    if p.task.case == STEP:
+        turns = cycle((forward, bound(there, here)))
+        return Run(lambda: next(turns)(), states)
+    return Run(forward, lambda outputs: {"y": outputs["y"][:, 0], **states(outputs)})
 
 
-def _refuses(case: str, shape: Shape, dtype: str) -> str | None:
-    if case == BACKWARD:
+def _refuses(task: Task) -> str | None:
+    if task.case == BACKWARD:
         return "has no backward pass"
-    if dtype != "float32":
-        return "its RNN operator on the CPU is float32 only"
-    return None
+    if task.dtype != "float32":
+        return "its operators on the CPU are float32 only"
+    return refuses_setups(task)
 
 
 IMPLEMENTATIONS = {

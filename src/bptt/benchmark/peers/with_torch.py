@@ -1,75 +1,109 @@
-"""PyTorch's nn.RNN."""
+"""PyTorch's nn.RNN, nn.LSTM and nn.GRU; lengths by PackedSequence, packed and padded again in every call."""
 # mypy: disable-error-code="import-not-found,no-untyped-call,unused-ignore"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bptt.benchmark.peers.base import Implementation
 from bptt.benchmark.problem import Array, Problem, Run
-from bptt.benchmark.rows import BACKWARD, STEP
+from bptt.benchmark.rows import BACKWARD, OPTIONS, STEP, Task
+
+_LAYERS = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+
+#: x and the initial state (an LSTM's is a pair) to y and the final state.
+Layer = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def _layer(p: Problem) -> Any:
-    rnn = torch.nn.RNN(p.shape.I, p.shape.H, dtype=getattr(torch, p.dtype))
+def _module(p: Problem) -> Any:
+    _, _, I, H = p.task.shape
+    layer = _LAYERS[p.task.cell](I, H, dtype=getattr(torch, p.task.dtype), **p.task.options.keywords)
     with torch.no_grad():
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            getattr(rnn, f"{name}_l0").copy_(torch.from_numpy(getattr(p, name)))
-    return rnn
+        for name, weight in layer.named_parameters():
+            weight.copy_(torch.from_numpy(p.parameters[name]))
+    return layer
+
+
+def _with_lengths(p: Problem, module: Any) -> Layer:
+    if p.task.lengths is None:
+        return module  # type: ignore[no-any-return]
+    T, lengths = p.task.shape.T, torch.from_numpy(p.task.lengths)
+
+    def ragged(x: Any, state: Any) -> tuple[Any, Any]:
+        y, last = module(pack_padded_sequence(x, lengths, enforce_sorted=False), state)
+        return pad_packed_sequence(y, total_length=T)[0], last
+
+    return ragged
+
+
+def _state(tensors: list[Any]) -> Any:
+    return tuple(tensors) if len(tensors) == 2 else tensors[0]
+
+
+def _final(state: Any) -> dict[str, Array]:
+    parts = state if isinstance(state, tuple) else (state,)
+    return {name: part.numpy() for name, part in zip(("h_n", "c_n"), parts, strict=False)}
 
 
 def _backward(p: Problem) -> Run:
-    rnn = _layer(p)
+    module = _module(p)
+    layer = _with_lengths(p, module)
     x = torch.from_numpy(p.x).clone().requires_grad_()
-    h_0 = torch.from_numpy(p.h_0[None]).clone().requires_grad_()
-    dy = torch.from_numpy(p.dy)
-    leaves: dict[str, Any] = {"dx": x, "dh_0": h_0}
-    leaves |= {f"d{name.removesuffix('_l0')}": weight for name, weight in rnn.named_parameters()}
+    states = [torch.from_numpy(state).clone().requires_grad_() for state in p.states]
+    state, dy = _state(states), torch.from_numpy(p.dy)
+    leaves: dict[str, Any] = {"dx": x, **dict(zip(("dh_0", "dc_0"), states, strict=False))}
+    leaves |= {f"d{name}": weight for name, weight in module.named_parameters()}
     tensors = list(leaves.values())
 
     def call() -> Any:
         for leaf in tensors:
             leaf.grad = None
-        y, _ = rnn(x, h_0)
+        y, _ = layer(x, state)
         y.backward(dy)  # a little faster than torch.autograd.grad
         return y
 
     def arrays(y: Any) -> dict[str, Array]:
-        gradients = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
-        return {"y": y.detach().numpy()} | gradients | {"dh_0": gradients["dh_0"][0]}
+        return {"y": y.detach().numpy()} | {name: leaf.grad.numpy() for name, leaf in leaves.items()}
 
     return Run(call, arrays)
 
 
 def _step(p: Problem) -> Run:
-    rnn, x, h = _layer(p), torch.from_numpy(p.x), torch.from_numpy(p.h_0[None])
+    layer, x, state = _module(p), torch.from_numpy(p.x), _state([torch.from_numpy(s) for s in p.states])
     inference_mode = torch.inference_mode
 
     def call() -> Any:
-        nonlocal h
+        nonlocal state
         with inference_mode():
-            _, h = rnn(x, h)
-        return h
+            _, state = layer(x, state)
+        return state
 
-    return Run(call, lambda h_n: {"h_n": h_n[0].numpy()})
+    return Run(call, _final)
 
 
 def _build(p: Problem, threads: int) -> Run:
     torch.set_num_threads(threads)
-    if p.case == BACKWARD:
+    if p.task.case == BACKWARD:
         return _backward(p)
-    if p.case == STEP:
+    if p.task.case == STEP:
         return _step(p)
-    rnn, x, h_0 = _layer(p), torch.from_numpy(p.x), torch.from_numpy(p.h_0[None])
+    layer = _with_lengths(p, _module(p))
+    x, state = torch.from_numpy(p.x), _state([torch.from_numpy(s) for s in p.states])
     inference_mode = torch.inference_mode
 
     def call() -> Any:
         with inference_mode():
-            return rnn(x, h_0)
+            return layer(x, state)
 
-    return Run(call, lambda result: {"y": result[0].numpy(), "h_n": result[1][0].numpy()})
+    return Run(call, lambda result: {"y": result[0].numpy(), **_final(result[1])})
 
 
-IMPLEMENTATIONS = {"torch": Implementation("torch", torch.__version__, _build)}
+def _refuses(task: Task) -> str | None:
+    return "has not this option, or draws masks of its own" if task.setup in OPTIONS else None
+
+
+IMPLEMENTATIONS = {"torch": Implementation("torch", torch.__version__, _build, _refuses)}

@@ -1,0 +1,312 @@
+"""What a network computes: layer, readout and loss forward, and their gradients back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from bptt import checks, ragged, states
+from bptt.arrays import Array, Mask
+from bptt.layers import Layer
+from bptt.objective import objective
+from bptt.readout import Linear
+
+
+class NetworkGradients:
+    """Gradients of a network's loss, and the state to carry on with.
+
+    Attributes
+    ----------
+    parameters : dict
+        dL/dparameter under the names of ``Network.parameters``.
+    x : ndarray or None
+        dL/dx in the layout of x; None if x was token ids.
+    h_0 : ndarray
+        dL/dh_0, (L*D, B, R), or (L*D, R) unbatched.
+    c_0 : ndarray or None
+        dL/dc_0 of an LSTM, (L*D, B, H) or (L*D, H); None of another layer.
+    h_n : ndarray, for an LSTM a pair of them
+        The final state itself: ``h_0`` of the next chunk.
+    """
+
+    __slots__ = ("c_0", "h_0", "h_n", "parameters", "x")
+
+    def __init__(
+        self, parameters: dict[str, Array], x: Array | None, h_0: Array, h_n: Any, c_0: Array | None = None
+    ) -> None:
+        self.parameters = parameters
+        self.x = x
+        self.h_0 = h_0
+        self.h_n = h_n
+        self.c_0 = c_0
+
+    def __repr__(self) -> str:
+        x = None if self.x is None else self.x.shape
+        c_0 = "" if self.c_0 is None else f"c_0={self.c_0.shape}, "
+        parameters = ", ".join(f"{name}: {value.shape}" for name, value in self.parameters.items())
+        return f"NetworkGradients(x={x}, h_0={self.h_0.shape}, {c_0}parameters={{{parameters}}})"
+
+
+class Seen(NamedTuple):
+    """What the readout sees of a pass through the layer."""
+
+    h: Array  # (..., D*R): y, the rows (N, D*R) of y within the lengths, or the last state
+    mask: Mask | None  # where in y those rows stand
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """Shape of the outputs without their last axis, rows past an end included."""
+        return self.h.shape[:-1] if self.mask is None else self.mask.shape
+
+
+class Computation:
+    """A recurrent layer with a readout and a loss: base of ``Network``, which describes it."""
+
+    def __init__(
+        self,
+        rnn: Layer[Any, Any],
+        readout: Linear,
+        *,
+        loss: str = "softmax_cross_entropy",
+        loss_options: Mapping[str, Any] | None = None,
+        many_to_one: bool = False,
+        reduction: str | None = None,
+    ) -> None:
+        if not isinstance(rnn, Layer):
+            raise TypeError(f"rnn: expected an RNN, LSTM or GRU, got {type(rnn).__name__}")
+        if not isinstance(readout, Linear):
+            raise TypeError(f"readout: expected a Linear, got {type(readout).__name__}")
+        if readout.in_features != rnn.output_size:
+            raise ValueError(
+                f"readout: expected in_features {rnn.output_size}, the rnn's output_size, "
+                f"got {readout.in_features}"
+            )
+        if readout.dtype != rnn.dtype:
+            raise TypeError(f"readout: expected {rnn.dtype} as the rnn has, got {readout.dtype}")
+        self.rnn = rnn
+        self.readout = readout
+        self.many_to_one = checks.flag("many_to_one", many_to_one)
+        self.objective = objective(loss, loss_options, reduction, rnn.backend)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Every parameter array itself, under "rnn.<name>" and "readout.<name>".
+
+        Edit them in place.  To put another array in its place, assign it in ``rnn.parameters`` or
+        ``readout.parameters``.
+        """
+        named = {f"rnn.{name}": value for name, value in self.rnn.parameters.items()}
+        return named | {f"readout.{name}": value for name, value in self.readout.parameters.items()}
+
+    def __call__(
+        self,
+        x: npt.ArrayLike,
+        h_0: Any = None,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> tuple[Array, Any]:
+        """Run the network, keeping nothing: inference, without dropout, with zoneout's mean.
+
+        Parameters
+        ----------
+        x : array_like
+            (T, B, I), (B, T, I) or (T, I), or token ids without the last axis; as the layer takes it.
+        h_0 : array_like, for an LSTM a pair of them, optional
+            Initial state as the layer takes it, (L*D, B, R) or (L*D, R); default zeros.
+        lengths : array_like of integers, optional
+            (B,), the number of steps of each row in any order; one integer for an unbatched sequence.
+        reset : array_like of bool, optional
+            (T, B), (B, T) or (T,): True where a row begins again from its initial state before this step.
+            Not with ``many_to_one`` and a bidirectional layer, whose last states would be of different
+            pieces.
+        threads : int, optional
+            How many threads may share the work; the result doesn't depend on it.
+
+        Returns
+        -------
+        s : ndarray
+            Raw outputs or logits of every step, or of the last one.  Past a row's end they are 0.
+        h_n : ndarray, for an LSTM a pair of them
+            Final state, in the form of `h_0`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the layer does.
+        """
+        s, seen, h_n = self._forward(x, h_0, lengths, reset, threads)
+        return _outward(s, seen), h_n
+
+    def predict(
+        self,
+        x: npt.ArrayLike,
+        h_0: Any = None,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Array:
+        """Run the network and return probabilities, or the raw output where the loss has none.
+
+        Parameters
+        ----------
+        x, h_0, lengths, reset, threads
+            As in a call.
+
+        Returns
+        -------
+        ndarray
+            yhat (..., O): softmax(s) for "softmax_cross_entropy", sigmoid(s) for "binary_cross_entropy" and
+            ``link="sigmoid"``, else s.  Past a row's end it is 0.
+        """
+        s, seen, _ = self._forward(x, h_0, lengths, reset, threads)
+        return _outward(self.objective.predict(s), seen)
+
+    def loss(
+        self,
+        x: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        h_0: Any = None,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> float:
+        """Loss of one batch, in one call; in inference, without dropout.
+
+        Parameters
+        ----------
+        x, h_0, lengths, reset, threads
+            As in a call.
+        targets : array_like
+            See the notes on the class.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a shape, dtype or value that does not fit.
+        """
+        s, y, _ = self._terms(x, targets, h_0, lengths, reset, threads)
+        return self.objective(s, y, threads=threads)[0]
+
+    def loss_and_gradients(
+        self,
+        x: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        h_0: Any = None,
+        *,
+        lengths: npt.ArrayLike | None = None,
+        reset: npt.ArrayLike | None = None,
+        depth: int | None = None,
+        seed: int | None = None,
+        threads: int | None = None,
+    ) -> tuple[float, NetworkGradients]:
+        """Loss of one batch with all its gradients, by back-propagation through time; changes nothing.
+
+        Dropout and zoneout act as in training, so the loss is not that of ``loss`` where there are any.
+
+        Parameters
+        ----------
+        x, h_0, lengths, reset, threads
+            As in a call.
+        targets : array_like
+            See the notes on the class.
+        depth : int, optional
+            Truncation: the loss of a step reaches the recurrent parameters through that step and the
+            ``depth - 1`` before it only; default all (docs/equations.md, section "Truncation").  For the
+            passes that ``Tape.backward`` names.
+        seed : int, optional
+            Of the masks of dropout and zoneout; by default fresh entropy.
+
+        Returns
+        -------
+        loss : float
+        gradients : NetworkGradients
+            New arrays; they are yours to clip, average or add up.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a shape, dtype or value that does not fit.
+        """
+        self._refuse(reset)
+        y, h_n, tape = self.rnn.record(x, h_0, lengths=lengths, reset=reset, seed=seed, threads=threads)
+        seen = self._seen(y, h_n, lengths)
+        checked = self._checked(targets, seen)
+        loss, ds = self.objective(self.readout(seen.h, threads=threads), checked, threads=threads)
+        dh, dreadout = self.readout.backward(seen.h, ds, threads=threads)
+        if self.many_to_one:
+            dh_n = states.of_last(dh, h_n, self._directions)
+            gradients = tape.backward(dh_n=dh_n, depth=depth, threads=threads)
+        else:
+            gradients = tape.backward(_outward(dh, seen), depth=depth, threads=threads)
+        parameters = {f"rnn.{name}": value for name, value in gradients.parameters.items()}
+        parameters |= {f"readout.{name}": value for name, value in dreadout.items()}
+        return loss, NetworkGradients(parameters, gradients.x, gradients.h_0, h_n, gradients.c_0)
+
+    def _forward(
+        self,
+        x: npt.ArrayLike,
+        h_0: Any,
+        lengths: npt.ArrayLike | None,
+        reset: npt.ArrayLike | None,
+        threads: int | None,
+    ) -> tuple[Array, Seen, Any]:
+        """Return outputs of what the readout sees, what that is, and the final state."""
+        self._refuse(reset)
+        y, h_n = self.rnn(x, h_0, lengths=lengths, reset=reset, threads=threads)
+        seen = self._seen(y, h_n, lengths)
+        return self.readout(seen.h, threads=threads), seen, h_n
+
+    def _terms(
+        self,
+        x: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        h_0: Any,
+        lengths: npt.ArrayLike | None,
+        reset: npt.ArrayLike | None,
+        threads: int | None,
+    ) -> tuple[Array, npt.NDArray[Any], Any]:
+        """Return outputs and checked targets of what the loss is of, and the final state."""
+        s, seen, h_n = self._forward(x, h_0, lengths, reset, threads)
+        return s, self._checked(targets, seen), h_n
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.rnn.bidirectional else 1
+
+    def _refuse(self, reset: Any) -> None:
+        if reset is not None and self.many_to_one and self.rnn.bidirectional:
+            raise ValueError(
+                "reset: expected None with many_to_one and a bidirectional layer, whose last states would be "
+                f"of different pieces, got {type(reset).__name__}"
+            )
+
+    def _seen(self, y: Array, h_n: Any, lengths: npt.ArrayLike | None) -> Seen:
+        """Return what the readout sees of a pass with these outcomes."""
+        if self.many_to_one:
+            return Seen(states.last(h_n, self._directions), None)
+        if lengths is None:
+            return Seen(y, None)
+        batch_first = y.ndim == 3 and self.rnn.batch_first
+        mask = ragged.within(lengths, y.shape[1 if batch_first else 0], batch_first=batch_first)
+        return Seen(y[mask], mask)
+
+    def _checked(self, targets: npt.ArrayLike, seen: Seen) -> npt.NDArray[Any]:
+        """Return the targets of the rows that the readout sees."""
+        s_shape = (*seen.leading, self.readout.out_features)
+        checked = self.objective.check(targets, s_shape, self.rnn.dtype, seen.mask)
+        return checked if seen.mask is None else checked[seen.mask]
+
+
+def _outward(rows: Array, seen: Seen) -> Array:
+    """Return what belongs to each row that the readout sees in the layout of y, 0 past a row's end."""
+    return rows if seen.mask is None else ragged.spread(rows, seen.mask)

@@ -1,0 +1,82 @@
+/* Blocks of memory, of which the large ones are kept for the next call.
+ *
+ * A training step takes and frees tens of megabytes.  Fresh ones cost a page fault for every 4 KiB, and zeros that
+ * nobody reads: a third of the time of an LSTM's forward and backward pass of 100 steps, 32 rows, 256 units.
+ */
+#ifndef BPTT_MEMORY_H
+#define BPTT_MEMORY_H
+
+#include <stdlib.h>
+
+#include "_share.h"
+
+enum {
+    MEMORY_LARGE = 1 << 20, /* bytes from which a block is worth keeping */
+    MEMORY_SLOTS = 16
+};
+#define MEMORY_KEPT ((size_t)64 << 20) /* bytes that are kept at most */
+
+static struct { void *block; size_t size; } memory_slots[MEMORY_SLOTS]; /* oldest first */
+static int memory_used;
+static size_t memory_total;
+static share_count memory_lock;
+
+static void memory_enter(void)
+{
+    int spins = 0;
+    while (share_swap(&memory_lock, 1))
+        share_wait(++spins);
+}
+static void memory_leave(void) { share_set(&memory_lock, 0); }
+
+/* In the child of a fork nobody else holds the lock. */
+static void memory_after_fork(void) { memory_leave(); }
+
+static void *memory_remove(int k)
+{
+    void *block = memory_slots[k].block;
+    memory_total -= memory_slots[k].size;
+    for (--memory_used; k < memory_used; ++k)
+        memory_slots[k] = memory_slots[k + 1];
+    return block;
+}
+
+/* At least *size bytes, NULL if there are none; *size becomes the block's size. */
+static void *memory_take(size_t *size)
+{
+    void *block = NULL;
+    int best = -1;
+    if (*size < MEMORY_LARGE)
+        return malloc(*size);
+    memory_enter();
+    for (int k = 0; k < memory_used; ++k)
+        if (memory_slots[k].size >= *size && memory_slots[k].size <= *size + *size / 4
+            && (best < 0 || memory_slots[k].size < memory_slots[best].size))
+            best = k;
+    if (best >= 0) {
+        *size = memory_slots[best].size;
+        block = memory_remove(best);
+    }
+    memory_leave();
+    return block ? block : malloc(*size);
+}
+
+static void memory_give(void *block, size_t size)
+{
+    void *gone[MEMORY_SLOTS];
+    int count = 0;
+    if (!block || size < MEMORY_LARGE || size > MEMORY_KEPT) {
+        free(block);
+        return;
+    }
+    memory_enter();
+    while (memory_used == MEMORY_SLOTS || memory_total + size > MEMORY_KEPT)
+        gone[count++] = memory_remove(0);
+    memory_slots[memory_used].block = block;
+    memory_slots[memory_used++].size = size;
+    memory_total += size;
+    memory_leave();
+    while (count)
+        free(gone[--count]);
+}
+#endif

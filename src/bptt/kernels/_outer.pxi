@@ -1,0 +1,165 @@
+# Sums over the rows of a chunk: weight gradients with the tile, those of vectors in double.
+
+
+cdef enum:
+    # Row lengths up to which the weight gradients read h and x, and da, in place.  Rows further apart fall on few
+    # cache sets: then h and x are copied, and da is transposed.
+    DIRECT_COLUMNS = 64
+    DIRECT_ROWS = 256
+
+
+cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
+    """out (columns, rows) = v (rows, columns) transposed."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t whole = rows // L * L, r, j
+    for r in range(rows // L):
+        pack_turned(v + r * L * ld, ld, L, columns, out + r * L, rows)
+    for j in range(columns):
+        for r in range(whole, rows):
+            out[j * rows + r] = v[r * ld + j]
+
+
+cdef void turn_columns(
+    const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t parts, ptrdiff_t k, real *out
+) noexcept nogil:
+    """Part k of `turn`."""
+    cdef ptrdiff_t first = block_start(columns, parts, k)
+    turn(v + first, ld, rows, block_start(columns, parts, k + 1) - first, out + first * rows)
+
+
+cdef void put_rows(
+    Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last, const real *rows, ptrdiff_t width,
+    real *array
+) noexcept nogil:
+    """Rows first..last-1 of a chunk to where they belong in array (T, B, width)."""
+    cdef ptrdiff_t base = course.before(start), s, r, k
+    for s in range(start, end):
+        for r in range(course.alive(s)):
+            k = course.before(s) - base + r
+            if first <= k < last:
+                memcpy(array + course.at(s, r) * width, rows + k * width, width * sizeof(real))
+
+
+cdef void outer_panel(
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows, const real *head,
+    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
+) noexcept nogil:
+    """dW (M, N) (+)= da^T v for the columns of panel p.
+
+    da^T[i, k] = da[i * a_row + k * a_k]; the first `late` of its rows are the last ones of dW.  v (rows, N) is
+    head_rows rows of head, then body.
+    """
+    cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
+    cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
+    cdef ptrdiff_t tail = min(L, N - (first + width - 1) * L)
+    cdef ptrdiff_t k = 0, depth, from_head, panel_k = N
+    cdef const real *panel
+    # Rows of v close together and whole vectors: the tile reads them where they lie, else from a copy.
+    cdef bint direct = head_rows == 0 and tail == L and N <= DIRECT_COLUMNS
+    dw = dw + first * L
+    while k < rows:
+        depth = min(rows - k, <ptrdiff_t> BLOCK_K)
+        panel = body + k * N + first * L
+        if not direct:
+            from_head = min(depth, max(<ptrdiff_t> 0, head_rows - k))
+            if from_head:
+                pack_panel(head + k * N, N, False, from_head, N, p, scratch)
+            if from_head < depth:
+                pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
+                           scratch + from_head * width * L)
+            panel, panel_k = scratch, width * L
+        if late:
+            panel_product(1, <int> width, da + k * a_k, a_row, a_k, late, panel, panel_k, depth, dw + (M - late) * N,
+                          N, tail, start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
+        panel_product(1, <int> width, da + late * a_row + k * a_k, a_row, a_k, M - late, panel, panel_k, depth, dw, N,
+                      tail, start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
+        k += depth
+
+
+cdef void scatter_rows(
+    const real *da, ptrdiff_t ld, ptrdiff_t N, ptrdiff_t rows, const int64_t *tokens, real *table, ptrdiff_t ld_table
+) noexcept nogil:
+    cdef ptrdiff_t r, j
+    cdef real *into
+    for r in range(rows):
+        into = table + tokens[r] * ld_table
+        for j in range(N):
+            into[j] = into[j] + da[r * ld + j]
+
+
+cdef enum:
+    SUMS = 64  # columns summed at once, in double: a float32 sum of hundreds of rows would be the least accurate result
+
+
+cdef void column_sums(
+    const real *v, ptrdiff_t N, ptrdiff_t ld, ptrdiff_t rows, real *total, bint add
+) noexcept nogil:
+    """total (N,) (+)= sum of v (rows, N) over its rows."""
+    cdef ptrdiff_t r, k, j = 0, width
+    cdef double s[SUMS]
+    while j < N:
+        width = min(N - j, <ptrdiff_t> SUMS)
+        memset(s, 0, sizeof(s))
+        for r in range(rows):
+            for k in range(width):
+                s[k] = s[k] + v[r * ld + j + k]
+        put_sums(s, total + j, width, add)
+        j += width
+
+
+cdef void put_sums(const double *s, real *total, ptrdiff_t n, bint add) noexcept nogil:
+    cdef ptrdiff_t k
+    for k in range(n):
+        total[k] = <real> ((total[k] if add else 0) + s[k])
+
+
+cdef void gain_sums(
+    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, const real *da, const real *normed, ptrdiff_t N, real *total, bint add
+) noexcept nogil:
+    """total (N,) (+)= sum over the rows of a chunk of da normed."""
+    cdef ptrdiff_t S = job.weights.S, s, r, k, j = 0, width, row
+    cdef const real *v
+    cdef double sums[SUMS]
+    while j < N:
+        width = min(N - j, <ptrdiff_t> SUMS)
+        memset(sums, 0, sizeof(sums))
+        row = 0
+        for s in range(start, end):
+            for r in range(course.alive(s)):
+                v = normed + course.at(s, r) * N + j
+                for k in range(width):
+                    sums[k] = sums[k] + <double> da[row * S + j + k] * v[k]
+                row += 1
+        put_sums(sums, total + j, width, add)
+        j += width
+
+
+cdef void peephole_sums(BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, real *total, bint add) noexcept nogil:
+    """total (3 H,) (+)= sums over the rows of a chunk of da_i c_{t-1}, da_f c_{t-1} and da_o (f c_{t-1} + i g)."""
+    cdef ptrdiff_t H = job.weights.H, S = job.weights.S, s, r, k, j = 0, width, row, at, gate
+    cdef ptrdiff_t back = course.B if course.reverse else -course.B
+    cdef const real *a
+    cdef const real *d
+    cdef const real *c
+    cdef double sums[3][SUMS]
+    while j < H:
+        width = min(H - j, <ptrdiff_t> SUMS)
+        memset(sums, 0, sizeof(sums))
+        row = 0
+        for s in range(start, end):
+            for r in range(course.alive(s)):
+                at = course.at(s, r)
+                a, d = <const real *> job.gates + at * S + j, <const real *> job.da + row * S + j
+                if course.starts(s, r):
+                    c = <const real *> job.c_0 + course.row(r) * H + j
+                else:
+                    c = <const real *> job.c + (at + back) * H + j
+                for k in range(width):
+                    sums[0][k] = sums[0][k] + <double> d[k] * c[k]
+                    sums[1][k] = sums[1][k] + <double> d[H + k] * c[k]
+                    sums[2][k] = sums[2][k] + <double> d[3 * H + k] * (a[H + k] * c[k] + a[k] * a[2 * H + k])
+                row += 1
+        for gate in range(3):
+            put_sums(sums[gate], total + gate * H + j, width, add)
+        j += width

@@ -1,0 +1,212 @@
+# The backward pass as Python calls it.
+
+
+def bptt(
+    str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1, add_to=None, squares=None
+):
+    """Backward loop over time of one direction of one layer: gradients of a scalar loss.
+
+    Parameters
+    ----------
+    cell : str
+        As in the forward call.
+    saved : Saved
+        From `unroll`.
+    dy : ndarray (T, B, R) or None
+        Gradient with respect to y; None for zeros. Past a row's end it is not looked at.
+    dfinal_state : tuple or None
+        Gradients with respect to the final state, (dh_n,) or (dh_n, dc_n); None for zeros, here or in it.
+    depth : int or None
+        Keep the terms (i, k) with i - k < depth only; None for all.
+    threads : int
+    add_to : Weights, optional
+        Gradients of the steps that follow these, as an earlier call returned them: this call goes on with their sums,
+        in place.  If these steps begin where one of `chunk_bounds` is, counted from the end of the last call's, the
+        result has the bits of a single call over all steps.
+    squares : ndarray (T, B) of float64, optional
+        Where to put the squared norm of dL/dh_t; nothing is written past a row's end.
+
+    Returns
+    -------
+    dx : ndarray (T, B, I) or None
+        None for token input; zero past a row's end.
+    dstate : tuple
+        (dh_0,) or (dh_0, dc_0).
+    dweights : Weights
+        The parameters' gradients, None where a parameter is; with `add_to` the arrays in it.
+    """
+    if saved.panels.double:
+        return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, <double *> NULL)
+    return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, <float *> NULL)
+
+
+def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
+    """Steps at which the sums of `bptt` over time are cut, from T down to 0.
+
+    Parameters
+    ----------
+    T, B : int
+    lengths : ndarray, optional
+        (B,) int64.
+
+    Returns
+    -------
+    list of int
+    """
+    cdef BpttJob job = BpttJob()
+    job.course = course_of(T, B, lengths, None, False, None)
+    cut_into_chunks(job)
+    return [job.bounds[k] for k in range(job.chunks + 1)]
+
+
+def step_back(Saved saved, ptrdiff_t s, dh, dc=None):
+    """One time step backwards, for N gradients at once.
+
+    Parameters
+    ----------
+    saved : Saved
+    s : int
+        The step, counted in the order in which a row makes its steps; every row has it.
+    dh : ndarray (N, B, R)
+        Gradients with respect to h after the step; C-contiguous.
+    dc : ndarray (N, B, H), optional
+        Of an LSTM: gradients with respect to c after the step that don't come through h.
+
+    Returns
+    -------
+    dh, dc : ndarray (N, B, R) and (N, B, H) or None
+        Gradients with respect to the state before the step.
+    da_ih, da_hh : ndarray (N, B, G * H)
+        Gradients with respect to p and q of docs/equations.md, the two halves of the pre-activations: those of the
+        biases, before the sum over the batch.
+    d_ih, d_hh : ndarray (N, B, G * H)
+        Gradients with respect to W_ih x and W_hh h; without layer normalisation the same arrays.
+    """
+    if saved.panels.double:
+        return several_back(saved, s, dh, dc, <double *> NULL)
+    return several_back(saved, s, dh, dc, <float *> NULL)
+
+
+cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
+    cdef Panels w = saved.panels
+    cdef BpttJob job = BpttJob()
+    cdef Buffers buffers = Buffers()
+    cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H, R = w.R
+    cdef Course course = course_of(saved.course.T, B, saved.lengths, saved.reset, saved.course.reverse, saved.noise)
+    cdef real *room
+    course.plain = False
+    order = tile_rows(arange(B, dtype="i8"), N)
+    course.order = <const int64_t *> course_buffers(course).read(order)
+    job.weights, job.course, job.capacity, job.blocks = w, course, N * B, 1
+    point_at(job, saved, buffers)
+    make_room(job, 1, kind)
+    job.xs = NULL
+    before = dh.copy()
+    before_c = None if w.cell != LSTM else zeros((N, B, H), saved.dtype) if dc is None else dc.copy()
+    rows = empty((N, B, w.S), saved.dtype)
+    job.da, job.carry_h, job.carry_c = buffers.write(rows), buffers.write(before), buffers.write(before_c)
+    d_ih = d_hh = None
+    if w.normal:
+        d_ih, d_hh = empty((N, B, w.N_ih), saved.dtype), empty((N, B, w.N_hh), saved.dtype)
+        job.d_ih, job.d_hh = buffers.write(d_ih), buffers.write(d_hh)
+    room = <real *> job.scratch.aligned
+    with nogil:
+        back_step(job, w, course, s, 0, N * B, 0, False, False, <real *> job.carry_h, <real *> job.carry_c, room)
+    da_ih = da_hh = rows
+    if w.cell >= GRU:
+        # n r z q -> r z n, r z q
+        da_ih = concatenate([rows[:, :, H:3 * H], rows[:, :, :H]], axis=2)
+        da_hh = rows[:, :, H:] if w.cell == GRU else da_ih
+    if w.normal:
+        if w.cell == GRU:
+            d_ih = concatenate([d_ih[:, :, H:], d_ih[:, :, :H]], axis=2)
+    else:
+        d_ih, d_hh = da_ih, da_hh
+    return before, before_c, da_ih, da_hh, d_ih, d_hh
+
+
+cdef Buffers course_buffers(Course course):
+    """The buffers that live as long as the course."""
+    if course.buffers is None:
+        course.buffers = Buffers()
+    return course.buffers
+
+
+cdef int point_at(BpttJob job, Saved saved, Buffers buffers) except -1:
+    """What the forward pass saved."""
+    cdef bint lstm = job.weights.cell == LSTM
+    job.x, job.y, job.c = buffers.read(saved.x), buffers.read(saved.y), buffers.read(saved.c)
+    job.h_0, job.c_0 = buffers.read(saved.state[0]), buffers.read(saved.state[1]) if lstm else NULL
+    job.gates = buffers.read(saved.rows)
+    job.normed_ih, job.rate_ih = buffers.read(saved.normed[0]), buffers.read(saved.normed[1])
+    job.normed_hh, job.rate_hh = buffers.read(saved.normed[2]), buffers.read(saved.normed[3])
+    return 0
+
+
+cdef back_propagate(Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, real *kind):
+    cdef Panels w = saved.panels
+    cdef Course course = saved.course
+    cdef BpttJob job = BpttJob()
+    cdef DepthJob truncated
+    cdef Buffers buffers = Buffers()
+    cdef ptrdiff_t T = course.T, B = course.B
+    cdef bint lstm = w.cell == LSTM
+    cdef int workers, k
+    cdef Memory table = None
+    cdef void *at
+    cdef void *dweight_ih
+    dtype = saved.dtype
+    job.weights, job.course = w, course
+    if 2.0 * T * B * w.work() < WORK_TO_SHARE:
+        threads = 1
+    workers = max(threads, 1)
+    dx = None if w.tokens else new((T, B, w.I), dtype)
+    dh_0, dc_0 = empty((B, w.R), dtype), empty((B, w.H), dtype) if lstm else None
+    cdef tuple dweights = w.arrays(dtype) if add_to is None else tuple(add_to)
+    point_at(job, saved, buffers)
+    job.dy, job.adds, job.squares = buffers.read(dy), add_to is not None, <double *> buffers.write(squares)
+    job.dx, job.dh_0, job.dc_0 = buffers.write(dx), buffers.write(dh_0), buffers.write(dc_0)
+    memset(job.dh_0, 0, B * w.R * sizeof(real))
+    if lstm:
+        memset(job.dc_0, 0, B * w.H * sizeof(real))
+    cut_into_chunks(job)
+    for k in range(8):
+        at = buffers.write(dweights[k])
+        job.dw[k] = at
+        if at != NULL and job.capacity == 0 and not job.adds:
+            memset(at, 0, buffers.views[buffers.count - 1].len)
+    dweight_ih = job.dw[0]
+
+    job.deep = depth is not None and depth <= T
+    job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
+    job.turns = workers if w.S > DIRECT_ROWS else 0
+    job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER)
+    make_room(job, workers, kind)
+    if dfinal_state is None:
+        first_carry(job, job.course, <const real *> NULL, <const real *> NULL)
+    else:
+        first_carry(job, job.course, <const real *> buffers.read(dfinal_state[0]),
+                    <const real *> buffers.read(dfinal_state[1]) if lstm else <const real *> NULL)
+    if job.capacity == 0:
+        # no step: the state's gradient passes through, and every sum is empty
+        for k in range(B):
+            to_initial(job, k, True, <real *> job.carry_h + k * w.R, row_of(job.carry_c, k, w.H, kind))
+    else:
+        if w.tokens:
+            table = Memory(w.I * padded(kind, w.N_ih) * sizeof(real))
+            memset(table.aligned, 0, w.I * padded(kind, w.N_ih) * sizeof(real))
+            job.dw[0] = table.aligned
+        if job.adds:
+            begin(job, <const real *> dweight_ih, kind)
+        if job.deep:
+            truncated = DepthJob()
+            truncated.into, truncated.depth = job, depth
+            truncated.run(job.blocks, min(workers, <int> B) - 1)
+        job.run(job.chunks * (job.blocks + job.turns + job.gradient_items()), workers - 1)
+        if w.tokens:
+            job.dw[0] = dweight_ih
+            finish(job, <const real *> table.aligned, kind)
+        else:
+            finish(job, <const real *> NULL, kind)
+    course.clear(0, B, job.dx, w.I * sizeof(real))
+    return dx, (dh_0, dc_0) if lstm else (dh_0,), as_weights(dweights) if add_to is None else add_to

@@ -1,0 +1,192 @@
+"""The loop over the layers and directions of a stack: docs/equations.md, "Stacks and directions"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bptt.arrays import Array, Mask, Tokens, Weights
+    from bptt.interface import Saved
+    from bptt.noise import Masks
+    from bptt.structure import Structure
+
+
+class Pass(NamedTuple):
+    """One recorded forward pass, everything time-major."""
+
+    structure: Structure
+    y: Array  # (T, B, D*R), of the last layer
+    saved: Sequence[Saved]  # of every unit
+    initial: tuple[Array, ...]  # h_0 (L*D, B, R), for an LSTM c_0 (L*D, B, H) too
+    lengths: Tokens | None  # (B,)
+    reset: Mask | None  # (T, B)
+    masks: Masks | None
+
+
+def forward(
+    unroll: Callable[..., Any],
+    structure: Structure,
+    weights: Sequence[Any],
+    x: Array | Tokens,
+    initial: tuple[Array, ...],
+    *,
+    lengths: Tokens | None = None,
+    reset: Mask | None = None,
+    masks: Masks | None = None,
+    keep: bool,
+    threads: int,
+    outputs: list[Array] | None = None,
+) -> tuple[Array, tuple[Array, ...], Sequence[Any]]:
+    """Run a sequence through all layers.
+
+    Parameters
+    ----------
+    unroll : callable
+        The ground floor's, see `bptt.interface`.
+    structure : Structure
+    weights : sequence
+        What `unroll` takes as weights, of every unit.
+    x : ndarray
+        (T, B, I), or (T, B) token ids.
+    initial : tuple of ndarray
+        h_0 (L*D, B, R), for an LSTM c_0 (L*D, B, H) too.
+    lengths : ndarray, optional
+        (B,), each row's number of steps.
+    reset : ndarray, optional
+        (T, B), True where a row begins again from its initial state before the step.
+    masks : Masks, optional
+    keep : bool
+        Whether to return what `backward` needs.
+    threads : int
+    outputs : list, optional
+        Where to put y of every layer.
+
+    Returns
+    -------
+    y : ndarray
+        (T, B, D*R), of the last layer.
+    final : tuple of ndarray
+        h_n, for an LSTM c_n too; like `initial`.
+    saved : sequence of Saved
+        Of every unit; of None without `keep`.
+    """
+    cell, D = structure.cell, structure.directions
+    ways = _ways(D, lengths, reset)
+    states = zip(*initial, strict=True)
+    finals, kept = [], []
+    for unit, state in enumerate(states):
+        options = ways[unit % D]
+        if masks is not None and masks.noise[unit] is not None:
+            options = {**options, "noise": masks.noise[unit]}
+        y, final, saved = unroll(cell, x, state, weights[unit], keep=keep, threads=threads, **options)
+        finals.append(final)
+        kept.append(saved)
+        if D == 2:
+            if unit % 2 == 0:
+                ahead = y
+                continue
+            y = np.concatenate((ahead, y), axis=2)
+        if outputs is not None:
+            outputs.append(y)
+        if unit < len(weights) - 1:
+            x = _dropped(y, masks, unit // D)
+    if len(finals) == 1:
+        return y, tuple([part[np.newaxis] for part in finals[0]]), kept
+    return y, tuple([np.stack(parts) for parts in zip(*finals, strict=True)]), kept
+
+
+def _ways(directions: int, lengths: Tokens | None, reset: Mask | None) -> tuple[dict[str, Any], ...]:
+    """Return what `unroll` is told of time, for each direction."""
+    ahead: dict[str, Any] = {}
+    if lengths is not None:
+        ahead["lengths"] = lengths
+    if directions == 1:
+        return (ahead if reset is None else {**ahead, "reset": reset},)
+    back = {**ahead, "reverse": True}
+    if reset is not None:
+        # A row is cut before step t: going back it begins again at step t - 1.
+        shifted = np.zeros_like(reset)
+        shifted[:-1] = reset[1:]
+        ahead, back = {**ahead, "reset": reset}, {**back, "reset": shifted}
+    return ahead, back
+
+
+def _dropped(y: Array, masks: Masks | None, layer: int) -> Array:
+    """Return y, or a gradient of it, after the dropout that follows a layer."""
+    if masks is None or not masks.dropout:
+        return y
+    # twice as fast as one product with a mask of floats, which would have to be made
+    scaled = y * masks.scale
+    scaled *= masks.dropout[layer]
+    return scaled
+
+
+def backward(
+    bptt: Callable[..., Any],
+    recorded: Pass,
+    dy: Array | None,
+    dfinal: tuple[Array | None, ...] | None,
+    *,
+    depth: int | None,
+    threads: int,
+) -> tuple[Array | None, tuple[Array, ...], list[Weights]]:
+    """Take gradients back through all layers.
+
+    Parameters
+    ----------
+    bptt : callable
+        The ground floor's, see `bptt.interface`.
+    recorded : Pass
+    dy : ndarray or None
+        dL/dy (T, B, D*R); None for zeros.
+    dfinal : tuple or None
+        dL/dh_n, for an LSTM dL/dc_n too, like `Pass.initial`; None for zeros, also in place of one.
+    depth : int or None
+        For one unit only.
+    threads : int
+
+    Returns
+    -------
+    dx : ndarray or None
+        (T, B, I); None for token ids.
+    dinitial : tuple of ndarray
+        dL/dh_0, for an LSTM dL/dc_0 too; like `Pass.initial`.
+    dweights : list of Weights
+        Of every unit.
+    """
+    structure, saved = recorded.structure, recorded.saved
+    units = len(saved)
+    if units == 1:  # the loop's single round, 1 us sooner
+        if dfinal is not None:
+            dfinal = tuple([None if part is None else part[0] for part in dfinal])
+        dx, dinitial, dweight = bptt(structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads)
+        return dx, tuple([part[np.newaxis] for part in dinitial]), [dweight]
+
+    D, R = structure.directions, structure.state_size
+    dinitials: list[Any] = [None] * units
+    dweights: list[Any] = [None] * units
+    dx = dy
+    for layer in reversed(range(structure.num_layers)):
+        dy, dx = dx, None
+        if dy is not None and layer < structure.num_layers - 1:
+            dy = _dropped(dy, recorded.masks, layer)
+        for direction in range(D):
+            unit = layer * D + direction
+            dh = dy
+            if dy is not None and D == 2:
+                dh = np.ascontiguousarray(dy[:, :, direction * R : (direction + 1) * R])
+            dstate = None
+            if dfinal is not None:
+                dstate = tuple([None if part is None else part[unit] for part in dfinal])
+            dbelow, dinitials[unit], dweights[unit] = bptt(
+                structure.cell, saved[unit], dh, dstate, threads=threads
+            )
+            if dx is None:
+                dx = dbelow
+            else:
+                dx += dbelow
+    return dx, tuple([np.stack(parts) for parts in zip(*dinitials, strict=True)]), dweights

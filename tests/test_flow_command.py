@@ -1,0 +1,99 @@
+"""``bptt flow``: the verdict on a model and a text, the picture, what it refuses."""
+
+import os
+import subprocess
+
+import pytest
+from command_line import TINY, command, make_text, refused, run
+from matplotlib.image import imread
+
+from bptt.checkpoints import load_character_model
+from bptt.text import Streams, read_text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return make_text(tmp_path_factory.mktemp("flow"))
+
+
+@pytest.fixture(scope="module")
+def model(text):
+    path = text.parent / "model.safetensors"
+    options = ("--cell", "lstm", "--layers", 2, "--dropout", 0.2, "--epochs", 1, "--quiet")
+    run("train", text, *TINY, *options, "--out", path, cwd=text.parent)
+    return path
+
+
+def test_verdict_and_picture(text, model, tmp_path):
+    done = run("flow", model, text, "--out", "flow.png", "--steps", 20, "--batch", 3, cwd=tmp_path)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Layer 1: going back, the gradient ")
+    assert lines[1].startswith("Layer 2: going back, the gradient ")
+    image = imread(tmp_path / "flow.png")
+    assert image.shape == (912, 1872, 4)
+    assert 0.05 < (image[..., :3] < 1).any(axis=2).mean() < 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["flow.png"]
+
+
+def test_verdict_is_that_of_the_model(text, model, tmp_path):
+    network, vocabulary = load_character_model(model)
+    tokens = vocabulary.encode(read_text(text))
+    x, targets = Streams(tokens, 4, 15).chunk(0)
+    y, _, tape = network.rnn.record(x, seed=3)
+    _, ds = network.objective(network.readout(y), targets)
+    expected = str(tape.gradient_flow(network.readout.backward(y, ds)[0]))
+    for backend in ("kernels", "reference"):
+        options = ("--steps", 15, "--batch", 4, "--seed", 3, "--threads", 1, "--backend", backend)
+        assert run("flow", model, text, *options, cwd=tmp_path).stdout == expected + "\n"
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.PDF", b"%PDF"), ("a.png", b"\x89PNG")])
+def test_kinds_of_pictures(text, model, tmp_path, name, start):
+    run("flow", model, text, "--out", name, "--steps", 8, "--batch", 2, cwd=tmp_path)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_picture_is_replaced(text, model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"old")
+    os.symlink("a.png", tmp_path / "link.png")
+    run("flow", model, text, "--out", "link.png", "--steps", 8, "--batch", 2, cwd=tmp_path)
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refusals(text, model, tmp_path):
+    refuse = lambda *arguments: refused("flow", *arguments, cwd=tmp_path)  # noqa: E731
+    assert refuse(model, text, "--out", "a.jpg") == (
+        "--out: expected a name that ends in .pdf, .png or .svg, got a.jpg"
+    )
+    assert refuse(model, text, "--out", "none/a.png") == (
+        "--out: expected a file in an existing directory, got none/a.png"
+    )
+    assert refuse(model, text, "--steps", 1000, "--batch", 8) == (
+        f"{text}: expected more than 8000 characters, --batch times --steps, got 4000"
+    )
+    (tmp_path / "other.txt").write_text("日本" * 3000)
+    assert refuse(model, "other.txt") == (
+        "other.txt: expected characters that the model knows, got '日', '本'"
+    )
+    assert "none.txt" in refuse(model, "none.txt")
+    assert "none.safetensors" in refuse("none.safetensors", text)
+    assert "other.txt" in refuse("other.txt", text)
+    assert "--steps" in refuse(model, text, "--steps", 0)
+
+
+def test_without_matplotlib(text, model, tmp_path):
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('no matplotlib')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    arguments = ("flow", model, text, "--steps", 8, "--batch", 2)
+    done = subprocess.run(
+        command(*arguments, "--out", "a.png"), cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == 'bptt: error: pictures need matplotlib: pip install "bptt[plot]"\n'
+    # in words it needs none
+    done = subprocess.run(command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going back" in done.stdout
