@@ -209,16 +209,15 @@ def test_function_and_method_are_one():
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("by", [None, "loss"])
-def test_blocks_and_threads_change_no_bit(monkeypatch, stack, by):
+def test_blocks(monkeypatch, stack, by):
     layer = make("LSTM", **STACKS[stack])
     _, tape, dy = recorded(layer)
     expected = tape.terms(dy, by=by), tape.terms(dy, by=by, reduce="norm")
     monkeypatch.setattr(expansion, "STEP_BYTES", 1)
-    for threads in (1, 3):
-        found = tape.terms(dy, by=by, threads=threads), tape.terms(dy, by=by, reduce="norm", threads=threads)
-        for one, other in zip(found, expected, strict=True):
-            for name, term in other.items():
-                close(one[name], term)
+    found = tape.terms(dy, by=by), tape.terms(dy, by=by, reduce="norm")
+    for one, other in zip(found, expected, strict=True):
+        for name, term in other.items():
+            close(one[name], term)
 
 
 def test_steps_without_a_loss_have_no_terms():
@@ -295,7 +294,7 @@ def test_memory_of_norms():
     x = np.random.default_rng(0).normal(size=(200, 2, 32)).astype(F4)
     tape = layer.record(x)[2]
     tracemalloc.start()
-    tape.terms(x, reduce="norm", threads=1)
+    tape.terms(x, reduce="norm")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8e6
@@ -321,8 +320,6 @@ def test_errors(tape):
         tape.terms(dy, by="row")
     with raises(TypeError, "rows: expected True or False, got 1"):
         tape.terms(dy, rows=1)
-    with raises(ValueError, "threads: expected an integer of at least 1, got 0"):
-        tape.terms(dy, threads=0)
     with pytest.raises(ValueError, match=r"^parameters: expected one of 'weight_ih_l0', .*, got 'W'$"):
         tape.terms(dy, parameters=["W"])
 

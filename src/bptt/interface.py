@@ -119,6 +119,7 @@ class Backend(Protocol):
         depth: int | None = None,  # docs/equations.md, "Truncation"
         threads: int = 1,
         squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
+        add_to: Weights | None = None,  # gradients of the steps after these, whose sums this call goes on with
     ) -> tuple[Array | None, State, Weights]:
         """Return dx (T, B, I) (None for tokens), the initial state's gradients, and the parameters'.
 

@@ -33,7 +33,6 @@ def terms(
     by: str | None = None,
     rows: bool = False,
     parameters: Collection[str] | None = None,
-    threads: int | None = None,
 ) -> dict[str, Array]:
     """Take the gradient apart: the terms (i, k) of the sum over loss steps i and injection steps k.
 
@@ -58,9 +57,6 @@ def terms(
         Whether rows of the batch are kept apart.
     parameters : collection of str, optional
         Names of the parameters that are wanted; by default all.
-    threads : int, optional
-        How many threads may share the work; default ``BPTT_NUM_THREADS`` or else all usable cores. The result
-        doesn't depend on it.
 
     Returns
     -------
@@ -98,7 +94,7 @@ def terms(
         checks.choice("parameters", name, names)
     wanted = Wanted(reduce == "norm", by, rows, frozenset(names if parameters is None else parameters))
     back = checks.resolve_backend(tape.backend).step_back
-    found = terms_of(back, tape._pass, tape._given_dy(dy), wanted, checks.resolve_threads(threads))
+    found = terms_of(back, tape._pass, tape._given_dy(dy), wanted)
     if rows and not tape.batched:
         axis = 2 if by is None else 1
         found = {name: np.squeeze(array, axis=axis) for name, array in found.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Bytes that the gradients of the sources taken together may fill: of one step, which should stay in a
 #: processor's cache, and of all steps, where a layer hands them to the one below.
-STEP_BYTES, LAYER_BYTES = 1 << 19, 1 << 26
+STEP_BYTES, LAYER_BYTES = 1 << 18, 1 << 26
 
 
 class Wanted(NamedTuple):
@@ -34,7 +33,7 @@ class Wanted(NamedTuple):
     parameters: frozenset[str]  # by name
 
 
-def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted, threads: int) -> dict[str, Array]:
+def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted) -> dict[str, Array]:
     """Return all terms of a recorded pass, or what is wanted of them.
 
     Parameters
@@ -45,8 +44,6 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted, threads:
     dy : ndarray
         (T, B, D*R).
     wanted : Wanted
-    threads : int
-        How many blocks of sources may be taken back at the same time.
 
     Returns
     -------
@@ -83,7 +80,7 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted, threads:
     direct = wanted.norms and wanted.by != "loss"
     groups = [grouped(recorded, of_unit, wanted.rows) for of_unit in parts] if direct else []
 
-    def gather(block: list[Any]) -> None:
+    for block in blocks:
         owner = np.full(T, -1)
         for source, owned in enumerate(block):
             owner[owned] = source
@@ -99,13 +96,6 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted, threads:
         for name, array in found.items():
             results[name][where] = array
 
-    if threads == 1 or len(blocks) < 2:
-        for block in blocks:
-            gather(block)
-    else:
-        # the last loss steps go back furthest, so they come first
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(gather, reversed(blocks)))
     return {name: result[0] if wanted.by == "injection" else result for name, result in results.items()}
 
 

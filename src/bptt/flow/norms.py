@@ -63,10 +63,13 @@ def grouped(recorded: Pass, parts: list[Part], rows: bool) -> list[Group]:
             sizes = [one if x is None or x.ndim == 2 else np.sqrt(squares(x)) for x in operands]
             factors, belongs = np.stack(sizes, axis=2), np.eye(len(members))
         else:
+            # the two biases have one R
+            distinct = {id(x): x for x in operands}
+            same = np.array([[id(x) == key for x in operands] for key in distinct], np.float64)
             ones = np.ones((T, 1, B), dtype)
-            triangles = [ones if x is None else compressed(x, dtype) for x in operands]
+            triangles = [ones if x is None else compressed(x, dtype) for x in distinct.values()]
             factors = np.concatenate(triangles, axis=1)
-            belongs = np.repeat(np.eye(len(members)), [r.shape[1] for r in triangles], axis=0)
+            belongs = np.repeat(same, [r.shape[1] for r in triangles], axis=0)
         groups.append(Group(members[0], tuple(part.name for part in members), factors, belongs))
     return groups
 
