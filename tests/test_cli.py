@@ -254,16 +254,17 @@ def test_bench(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("| direction | dtype | threads | T,B,I,H | bptt |")
-    for case, number in (("forward", 4), ("forward backward", 4), ("single step", 2)):
-        assert sum(line.startswith(f"| {case} | float32 | 1 | ") for line in lines) == number
+    assert lines[0].startswith("| layer | direction | dtype | threads | T,B,I,H | bptt |")
+    for cell in ("rnn", "lstm", "gru"):
+        for case, number in (("forward", 2), ("forward backward", 2), ("single step", 1)):
+            assert sum(line.startswith(f"| {cell} | {case} | float32 | 1 | ") for line in lines) == number
     content = json.loads((tmp_path / "times").read_text())
     about = content["machine_info"]["bench"]
     assert {"bptt", "numpy"} <= about["versions"].keys()
     for name in ("torch", "onnxruntime", "jax"):
         assert (name in about["versions"]) != (name in about["absent"])
         assert (f"- absent: {name} (" in done.stdout) == (name in about["absent"])
-    assert "10/10 single_step 1,1,256,256 float32 1 thread" in done.stderr
+    assert "15/15 gru single_step 1,1,64,64 float32 1 thread" in done.stderr
 
 
 def test_bench_takes_ctrl_c(tmp_path):
@@ -275,7 +276,7 @@ def test_bench_takes_ctrl_c(tmp_path):
         text=True,
         start_new_session=True,
     )
-    assert process.stderr.readline().startswith("1/10 forward")
+    assert process.stderr.readline().startswith("1/15 rnn forward")
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -28,7 +28,7 @@ class Saved(Protocol):
 
     @property
     def y(self) -> Array:
-        """h after every step, (T, B, R); zero past a row's end."""
+        """The state h after every step, (T, B, R); zero past a row's end."""
 
     @property
     def c(self) -> Array | None:
@@ -36,7 +36,7 @@ class Saved(Protocol):
 
     @property
     def gates(self) -> Mapping[str, Array]:
-        """Views (T, B, H), zero past a row's end: i, f, g, o of an LSTM, r, z, n of a GRU, none of an Elman cell."""
+        """Views (T, B, H), zero past a row's end: i, f, g, o of an LSTM, r, z, n of a GRU, no others."""
 
     @property
     def weights(self) -> Weights:
@@ -69,7 +69,7 @@ class Backend(Protocol):
         cell: str,  # "tanh", "relu", "sigmoid", "identity", "lstm", "gru" or "gru_reset_before"
         x: Array | Tokens,  # (T, B, I), or (T, B) int64 token ids in [0, I), standing for one-hot rows
         state: State,
-        weights: Any,  # Weights, or what `pack` made for this cell and kind of x: then `keep` must be False
+        weights: Any,  # Weights, or what `pack` made for this cell and kind of x (for `keep`, with `backward`)
         *,
         keep: bool = True,
         threads: int = 1,
@@ -77,14 +77,18 @@ class Backend(Protocol):
         reset: Mask | None = None,  # (T, B): True where a row starts this step from its initial state
         reverse: bool = False,  # each row goes through its steps from the last to the first
         noise: Noise | None = None,
+        begin: State | None = None,  # before the first step of a piece; resets go back to `state`
     ) -> tuple[Array, State, Any]:
         """Return y (T, B, R), zero past a row's end, the state after each row's last step, and a `Saved`.
 
         The latter is None unless `keep`, which wants masks in `noise` wherever a rate is not 0.
         """
 
-    def pack(self, cell: str, weights: Weights, *, tokens: bool = False) -> Any:
-        """Return a snapshot of the weights, made ready once for many forward passes over x of one kind."""
+    def pack(self, cell: str, weights: Weights, *, tokens: bool = False, backward: bool = False) -> Any:
+        """Return a snapshot of the weights, made ready once for many passes over x of one kind."""
+
+    def release_memory(self) -> None:
+        """Free what is kept of the memory of earlier calls."""
 
     def short_call(
         self,
@@ -95,7 +99,8 @@ class Backend(Protocol):
     ) -> tuple[Array, ...] | None:
         """Return y (T, B, R), h_n (1, B, R) and for an LSTM c_n (1, B, H) of a call that is quickly done.
 
-        The caller has not checked x, h_0 and c_0: None if they are not in a form taken, or the call is not short.
+        The caller has not checked x, h_0 and c_0: None if they are not in a form taken, or the call is not
+        short.
         """
 
     def Stepper(
@@ -119,9 +124,11 @@ class Backend(Protocol):
         depth: int | None = None,  # docs/equations.md, "Truncation"
         threads: int = 1,
         squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
-        add_to: Weights | None = None,  # gradients of the steps after these, whose sums this call goes on with
+        add_to: Weights | None = None,  # gradients of the steps after these, whose sums this goes on with
+        initial_to: State | None = None,  # where to add what resets send to the initial state, not with a depth
+        input_grad: bool = True,  # whether dx is wanted
     ) -> tuple[Array | None, State, Weights]:
-        """Return dx (T, B, I) (None for tokens), the initial state's gradients, and the parameters'.
+        """Return dx (T, B, I) (None for tokens), the gradients of the state at the start, and the parameters'.
 
         Zero past a row's end, where nothing is written to `squares`.
         """

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bptt.checks import default_threads
 from bptt.kernels import _cpu as _cpu
 
-#: CPU variants in ascending order, by what `_cpu.level` returns.
-VARIANTS = ("baseline", "avx2", "avx512")
+#: CPU variants in ascending order, by what `_cpu.level` returns; only one if built for one processor.
+VARIANTS: tuple[str, ...] = ("native",) if _cpu.native() else ("baseline", "avx2", "avx512")
 
 
 def available() -> tuple[str, ...]:
@@ -43,13 +43,17 @@ def choose(forced: str | None) -> str:
 
 #: The variant in use.  One that the processor has and that fails to import is an error, never a fallback.
 variant = choose(os.environ.get("BPTT_CPU"))
-_module = importlib.import_module(f"bptt.kernels._{variant}")
+if TYPE_CHECKING:
+    from bptt.kernels import _baseline as _module
+else:
+    _module = importlib.import_module(f"bptt.kernels._{variant}")
 
 CELLS: tuple[str, ...] = _module.CELLS
 unroll = _module.unroll
 pack = _module.pack_weights
 Stepper = _module.Stepper
 short_call = _module.short_call
+release_memory = _module.release_memory
 bptt = _module.bptt
 chunk_bounds = _module.chunk_bounds
 step_back = _module.step_back
@@ -73,7 +77,14 @@ def processor() -> str:
 
 
 def info() -> dict[str, Any]:
-    """Tell what runs, and why: version, processor, CPU variants, threads, Python and NumPy."""
+    """Tell what runs, and why.
+
+    Returns
+    -------
+    dict
+        "version", "processor", "variant" and the "reason" for it, "variants" that the processor runs,
+        "threads", "python", "numpy".
+    """
     from importlib.metadata import version  # 20 ms that importing the package should not cost
 
     import numpy as np
@@ -107,6 +118,7 @@ __all__ = [
     "pack",
     "processor",
     "read_bandwidth",
+    "release_memory",
     "short_call",
     "softmax_cross_entropy",
     "step_back",

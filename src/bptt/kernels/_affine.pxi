@@ -77,7 +77,7 @@ cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bi
     cdef bint double = weight.itemsize == 8
     cdef ptrdiff_t wide = padded(<double *> NULL, width) if double else padded(<float *> NULL, width)
     cdef ptrdiff_t size = depth * wide
-    cdef Memory memory = Memory((size + wide) * (8 if double else 4))
+    cdef Memory memory = take_memory((size + wide) * (8 if double else 4))
     bias_at[0] = size * (8 if double else 4)
     if double:
         pack(<const double *> buffers.read(weight), K, turned, depth, width, <double *> memory.aligned)
@@ -90,8 +90,8 @@ cdef Memory packed_weight(Buffers buffers, weight, bias, bint turned, size_t *bi
 
 
 cdef object multiply(a, weight, bias, bint turned, int threads):
-    cdef AffineJob job = AffineJob()
-    cdef Buffers buffers = Buffers()
+    cdef AffineJob job = AffineJob.__new__(AffineJob)
+    cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef size_t bias_at
     cdef ptrdiff_t rows
     cdef Memory memory = packed_weight(buffers, weight, bias, turned, &bias_at)
@@ -130,8 +130,8 @@ def affine(x, weight, bias, *, int threads=1):
 
 def affine_backward(x, weight, dy, *, int threads=1):
     """Gradients of `affine` for dy (N, O): dx (N, K), dweight (O, K), dbias (O,)."""
-    cdef AffineGradientJob job = AffineGradientJob()
-    cdef Buffers buffers = Buffers()
+    cdef AffineGradientJob job = AffineGradientJob.__new__(AffineGradientJob)
+    cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef ptrdiff_t size = weight.itemsize, panels
     dx = multiply(dy, weight, None, False, threads)
     job.double = size == 8
@@ -144,8 +144,8 @@ def affine_backward(x, weight, dy, *, int threads=1):
         if 2.0 * job.rows * job.K * job.N < WORK_TO_SHARE:
             threads = 1
         job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
-        job.scratch = Memory(job.scratch_each * max(threads, 1))
-        job.turned = Memory(job.rows * job.N * size)
+        job.scratch = take_memory(job.scratch_each * max(threads, 1))
+        job.turned = take_memory(job.rows * job.N * size)
         job.turns = max(threads, 1)
         panels = panel_count(<double *> NULL, job.K) if job.double else panel_count(<float *> NULL, job.K)
         job.run(job.turns + panels + 1, threads - 1)

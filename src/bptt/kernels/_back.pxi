@@ -18,8 +18,10 @@ cdef class BpttJob(Job):
     cdef Memory work            # all that is WORK below
     cdef bint deep              # truncated: dh_t and dc_t are given by DepthJob
     cdef void *x                # IN (T, B, I) or tokens (T, B)
-    cdef void *h_0              # IN (B, R)
+    cdef void *h_0              # IN (B, R): where a reset goes back to
     cdef void *c_0              # IN (B, H)
+    cdef void *h_begin          # IN (B, R): before the first step
+    cdef void *c_begin          # IN (B, H)
     cdef void *y                # IN (T, B, R)
     cdef void *c                # IN (T, B, H)
     cdef void *gates            # IN (T, B, S)
@@ -47,8 +49,10 @@ cdef class BpttJob(Job):
     cdef void *dh               # WORK (capacity, R): dL/dh_t of a projected LSTM
     cdef void *m                # WORK (capacity, H): m_t of a projected LSTM, s_t of a GRU that resets before
     cdef void *dx               # OUT (T, B, I)
-    cdef void *dh_0             # OUT (B, R), zeros at first
-    cdef void *dc_0             # OUT (B, H), zeros at first
+    cdef void *dh_0             # INOUT (B, R): of what resets go back to
+    cdef void *dc_0             # INOUT (B, H)
+    cdef void *dh_begin         # INOUT (B, R), zeros at first: the same array, or that of the state before the first step
+    cdef void *dc_begin         # INOUT (B, H)
     cdef void *dw[8]            # OUT as Weights; of tokens dw[0] is INOUT (I, padded N_ih) of zeros
     cdef void *dbias            # OUT (S,)
     cdef void *dgain            # OUT (N_ih,), in the order of the columns
@@ -92,7 +96,7 @@ cdef void back_step(
     """
     cdef ptrdiff_t B = course.B, I = w.I, H = w.H, R = w.R, S = w.S, N = w.N_hh, r, b, at, k, ld
     cdef ptrdiff_t back = B if course.reverse else -B
-    cdef bint plain = course.plain, gru = w.cell >= GRU, adds = gru or course.kept_h != NULL, starts
+    cdef bint plain = course.plain, gru = w.cell >= GRU, adds = gru or course.kept_h != NULL
     cdef bint joined = w.projected or course.kept_h != NULL
     cdef int chains = chains_for(<real *> NULL, N, R)
     cdef real *da = <real *> job.da + at_chunk * S
@@ -136,12 +140,14 @@ cdef void back_step(
             dh = dm
     if not plain or w.cell > IDENTITY or w.normal:
         for r in range(rows):
-            if plain:
-                b, starts = first + r, s == 0
-                at = s * B + b
+            b = first + r if plain else course.row(first + r)
+            at = s * B + b if plain else course.at(s, first + r)
+            if not plain and course.resets(s, first + r):
+                h_1, c_1 = <const real *> job.h_0 + b * R, row_of(job.c_0, b, H, <real *> NULL)
+            elif s == 0:
+                h_1, c_1 = <const real *> job.h_begin + b * R, row_of(job.c_begin, b, H, <real *> NULL)
             else:
-                b, at, starts = course.row(first + r), course.at(s, first + r), course.starts(s, first + r)
-            h_1 = <const real *> job.h_0 + b * R if starts else y + (at + back) * R
+                h_1, c_1 = y + (at + back) * R, row_of(job.c, at + back, H, <real *> NULL)
             if not plain:
                 if mask != NULL:
                     times(h_1, mask + b * R, masked + r * R, R)
@@ -150,11 +156,11 @@ cdef void back_step(
                 if job.xs == NULL:
                     pass
                 elif w.tokens:
+                    check(0 <= (<const int64_t *> job.x)[at] < I, b"token")
                     (<int64_t *> job.xs)[at_chunk + r] = (<const int64_t *> job.x)[at]
                 else:
                     memcpy(<real *> job.xs + (at_chunk + r) * I, <const real *> job.x + at * I, I * sizeof(real))
             if w.cell == LSTM:
-                c_1 = <const real *> job.c_0 + b * H if starts else <const real *> job.c + (at + back) * H
                 if course.kept_c != NULL:
                     part(course.kept_c + at * H, carry_c + r * H, skip + r * H, H)
                 lstm_backward(a + at * S, ph, c_1, dh + r * H, dy + at * R if dy != NULL else NULL, carry_c + r * H,
@@ -180,8 +186,8 @@ cdef void back_step(
                 TILE_SET, <const real *> NULL, s & 1)
         for r in range(rows):
             if plain:
-                b, at, starts = first + r, s * B + first + r, s == 0
-                h_1 = <const real *> job.h_0 + b * R if starts else y + (at + back) * R
+                at = s * B + first + r
+                h_1 = <const real *> job.h_begin + (first + r) * R if s == 0 else y + (at + back) * R
             else:
                 at, h_1 = course.at(s, first + r), masked + r * R
             memcpy(m + r * H, a + at * S + 3 * H, H * sizeof(real))
@@ -201,26 +207,29 @@ cdef void back_step(
                 times(ds + r * R, mask + course.row(first + r) * R, ds + r * R, R)
             for k in range(R):
                 carry[r * R + k] = (carry[r * R + k] if adds else 0) + ds[r * R + k]
-    if course.reset != NULL and s > 0:
+    if course.reset != NULL and (s > 0 or resets):
         for r in range(rows):
-            if course.starts(s, first + r):
-                to_initial(job, first + r, resets, carry + r * R, row_of(carry_c, r, H, <real *> NULL))
+            if course.resets(s, first + r):
+                end_carry(job.dh_0 if resets else NULL, course.row(first + r), R, carry + r * R)
+                if carry_c != NULL:
+                    end_carry(job.dc_0 if resets else NULL, course.row(first + r), H, carry_c + r * H)
 
 
-cdef void to_initial(BpttJob job, ptrdiff_t r, bint add, real *carry, real *carry_c) noexcept nogil:
-    """What is carried by the row with number r ends in its initial state."""
-    cdef ptrdiff_t H = job.weights.H, R = job.weights.R, b = job.course.row(r), k
-    cdef real *dh_0 = row_of(job.dh_0, b, R, <real *> NULL)
-    cdef real *dc_0 = row_of(job.dc_0, b, H, <real *> NULL)
-    for k in range(R):
-        if add:
-            dh_0[k] = dh_0[k] + carry[k]
+cdef void end_carry(void *to, ptrdiff_t b, ptrdiff_t width, real *carry) noexcept nogil:
+    """What is carried, (width,), ends in row b of the gradient of a state, or nowhere where that is NULL."""
+    cdef real *sums = row_of(to, b, width, <real *> NULL)
+    cdef ptrdiff_t k
+    for k in range(width):
+        if sums != NULL:
+            sums[k] = sums[k] + carry[k]
         carry[k] = 0
+
+
+cdef void to_begin(BpttJob job, ptrdiff_t r, real *carry, real *carry_c) noexcept nogil:
+    """What the row with number r carries ends in the state before its first step."""
+    end_carry(job.dh_begin, job.course.row(r), job.weights.R, carry)
     if carry_c != NULL:
-        for k in range(H):
-            if add:
-                dc_0[k] = dc_0[k] + carry_c[k]
-            carry_c[k] = 0
+        end_carry(job.dc_begin, job.course.row(r), job.weights.H, carry_c)
 
 
 cdef real *back_scratch(BpttJob job, int worker, real *kind) noexcept nogil:
@@ -228,14 +237,21 @@ cdef real *back_scratch(BpttJob job, int worker, real *kind) noexcept nogil:
     return <real *> (job.scratch.aligned + worker * job.scratch_each) + BLOCK_K * TILE_WIDTH * lanes_of(kind)
 
 
+cdef inline bint back_fits(BpttJob job, int worker, const void *end) noexcept nogil:
+    """Whether the worker's room reaches that far."""
+    return <const char *> end <= job.scratch.aligned + (worker + 1) * job.scratch_each
+
+
 cdef void bptt_rows(
-    BpttJob job, Panels w, Course course, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last, real *kind
+    BpttJob job, Panels w, Course course, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last,
+    real *kind
 ) noexcept nogil:
     """da of steps end-1..start of rows number first..last-1."""
     cdef ptrdiff_t H = w.H, R = w.R, base = course.before(start), s, n, r
     cdef real *carry = <real *> job.carry_h + first * R
     cdef real *carry_c = row_of(job.carry_c, first, H, kind)
     cdef real *room = back_scratch(job, worker, kind)
+    check(back_fits(job, worker, room + back_room(job, w, last - first)), b"room")
     for s in range(end - 1, start - 1, -1):
         n = min(last, course.alive(s)) - first
         if n <= 0:
@@ -246,7 +262,8 @@ cdef void bptt_rows(
             memcpy(carry, <const real *> job.deep_h + (course.before(s) + first) * R, n * R * sizeof(real))
             if carry_c != NULL:
                 memcpy(carry_c, <const real *> job.deep_c + (course.before(s) + first) * H, n * H * sizeof(real))
-        back_step(job, job.weights, job.course, s, first, n, course.before(s) - base + first, not job.deep, not job.deep, carry, carry_c, room)
+        back_step(job, job.weights, job.course, s, first, n, course.before(s) - base + first, not job.deep,
+                  not job.deep, carry, carry_c, room)
     if start == 0 and not job.deep:
         for r in range(first, last):
-            to_initial(job, r, True, <real *> job.carry_h + r * R, row_of(job.carry_c, r, H, kind))
+            to_begin(job, r, <real *> job.carry_h + r * R, row_of(job.carry_c, r, H, kind))

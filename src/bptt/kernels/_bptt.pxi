@@ -12,7 +12,7 @@
 cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
     """Panels of dW_hh, of dW_hn, of dW_ih (tokens: one item), groups of dx rows, panels of dW_hr, all vectors."""
     return (panel_count(kind, w.R) + (panel_count(kind, w.H) if w.cell == GRU_BEFORE else 0)
-            + (1 if w.tokens else panel_count(kind, w.I) + job.input_groups)
+            + (1 if w.tokens else panel_count(kind, w.I)) + job.input_groups
             + (panel_count(kind, w.H) if w.projected else 0) + 1)
 
 
@@ -35,8 +35,8 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
     cdef const real *head = NULL
     cdef const real *body
     if item < job.blocks:
-        bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item), block_start(B, job.blocks, item + 1),
-                  kind)
+        bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item),
+                  block_start(B, job.blocks, item + 1), kind)
         return
     item -= job.blocks
     if item < job.turns:
@@ -57,7 +57,7 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
         body = <const real *> job.h_before
         if body == NULL:
             from_head = B if start == 0 else 0
-            head = <const real *> job.h_0
+            head = <const real *> job.h_begin
             body = <const real *> job.y + (start * B - B + from_head) * R
         outer_panel(columns_hh, row_hh, k_hh, w.N_hh, 0, rows, head, from_head, body, R, item, scratch,
                     <real *> job.dw[1], start_sum)
@@ -92,7 +92,8 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
             first, last = block_start(rows, job.input_groups, item), block_start(rows, job.input_groups, item + 1)
             if first == last:
                 return
-            product(1, d_ih + first * ld_ih, ld_ih, 1, last - first, 1, 0, <const real *> w.back_ih, w.N_ih, I,
+            product(1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first, 1, 0,
+                    <const real *> w.back_ih, w.N_ih, I,
                     <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I,
                     I, 0, TILE_SET, <const real *> NULL, False)
             if job.dxs != NULL:
@@ -107,7 +108,8 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
     if job.dbias != NULL:
         column_sums(<const real *> job.da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
     if w.normal:
-        gain_sums(job, job.course, start, end, <const real *> job.da, <const real *> job.normed_ih, w.N_ih, <real *> job.dgain, add)
+        gain_sums(job, job.course, start, end, <const real *> job.da, <const real *> job.normed_ih, w.N_ih,
+                  <real *> job.dgain, add)
         gain_sums(job, job.course, start, end, <const real *> job.da + w.from_hh, <const real *> job.normed_hh, w.N_hh,
                   <real *> job.dw[7], add)
     if w.ph != NULL:
@@ -118,7 +120,7 @@ cdef int cut_into_chunks(BpttJob job) except -1:
     """Chunks of at most BLOCK_K rows (or one step), the last one first."""
     cdef Course course = job.course
     cdef ptrdiff_t s, rows, count = 0
-    job.bounds_memory = Memory((course.T + 1) * sizeof(int64_t))
+    job.bounds_memory = take_memory((course.T + 1) * sizeof(int64_t))
     job.bounds = <int64_t *> job.bounds_memory.aligned
     job.bounds[0] = s = course.T
     while s > 0:
@@ -139,18 +141,18 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef Course course = job.course
     cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
     cdef ptrdiff_t x = 0 if course.plain else C if w.tokens else C * w.I
-    cdef ptrdiff_t dx = 0 if course.plain or w.tokens else C * w.I
+    cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
     cdef bint m = w.projected or w.cell == GRU_BEFORE
     cdef size_t size
     cdef real *next
     job.scratch_each = BLOCK_K * TILE_WIDTH * lanes_of(kind) + back_room(job, job.weights, rows) + rows * (w.R + w.H)
     job.scratch_each = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
-    job.scratch = Memory(job.scratch_each * workers)
+    job.scratch = take_memory(job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
     size += (C * (w.S + (w.N_hh if w.normal else 0)) if job.turns else 0) + (0 if course.plain else C * w.R)
     size += 2 * x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
     size += total * (w.R + w.H) if job.deep else 0
-    job.work = Memory(size * sizeof(real) + LINE)
+    job.work = take_memory(size * sizeof(real) + LINE)
     # token ids first, aligned as they must be
     next = <real *> job.work.aligned
     if x:
@@ -183,6 +185,8 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
         next = next + C * w.H
     if job.deep:
         job.deep_h, job.deep_c = next, next + total * w.R
+        next = next + total * (w.R + w.H)
+    check(next <= <real *> job.work.aligned + size, b"room")
     return 0
 
 
@@ -202,7 +206,7 @@ cdef void first_carry(BpttJob job, Course course, const real *dh_n, const real *
             memset(<real *> job.carry_c + r * H, 0, H * sizeof(real))
 
 
-cdef int begin(BpttJob job, const real *dweight_ih, real *kind) except -1:
+cdef int take_sums(BpttJob job, const real *dweight_ih, real *kind) except -1:
     """Sums that go on from gradients that are there, in the order of the columns; see `finish`."""
     cdef Panels w = job.weights
     cdef ptrdiff_t H = w.H, N = w.N_ih, I = w.I, Np = padded(kind, N), v, j
@@ -222,7 +226,7 @@ cdef int begin(BpttJob job, const real *dweight_ih, real *kind) except -1:
     if w.normal:
         w.columns(<const real *> job.dw[6], 1, <real *> job.dgain)
     if w.tokens:
-        ordered = Memory(N * I * sizeof(real))
+        ordered = take_memory(N * I * sizeof(real))
         w.columns(dweight_ih, I, <real *> ordered.aligned)
         for v in range(I):
             for j in range(N):
@@ -239,7 +243,7 @@ cdef int finish(BpttJob job, const real *table, real *kind) except -1:
     cdef real *db_hh = <real *> job.dw[3]
     cdef Memory ordered
     if table != NULL:
-        ordered = Memory(N * w.I * sizeof(real))
+        ordered = take_memory(N * w.I * sizeof(real))
         turn(table, padded(kind, N), w.I, N, <real *> ordered.aligned)
         w.parameters(<const real *> ordered.aligned, w.I, <real *> job.dw[0])
     if db_ih != NULL:

@@ -46,9 +46,9 @@ cdef class Course:
         cdef ptrdiff_t b = self.row(r)
         return (self.steps(b) - 1 - s if self.reverse else s) * self.B + b
 
-    cdef bint starts(self, ptrdiff_t s, ptrdiff_t r) noexcept nogil:
-        """Whether the row with number r starts step s from its initial state."""
-        return s == 0 or (self.reset != NULL and self.reset[self.at(s, r)])
+    cdef bint resets(self, ptrdiff_t s, ptrdiff_t r) noexcept nogil:
+        """Whether the row with number r goes back to its initial state before step s."""
+        return self.reset != NULL and self.reset[self.at(s, r)]
 
     cdef void clear(self, ptrdiff_t first, ptrdiff_t last, void *array, ptrdiff_t size) noexcept nogil:
         """Zeros past the ends of rows first..last-1 of array (T, B, size bytes)."""
@@ -68,7 +68,7 @@ cdef Course course_of(ptrdiff_t T, ptrdiff_t B, lengths, reset, bint reverse, no
     course.plain = lengths is None and reset is None and not reverse and noise is None
     if course.plain:
         return course
-    course.buffers = buffers = Buffers()
+    course.buffers = buffers = Buffers.__new__(Buffers)
     if lengths is not None:
         # those of a piece of a longer sequence may be outside [0, T]: the order is that of the whole
         order = argsort(negative(lengths), kind="stable").astype("i8")

@@ -31,6 +31,7 @@ cdef void depth_rows(
     cdef real *carry_c = carry + (last - first) * R if lstm else <real *> NULL
     cdef real *to
     cdef const real *dy
+    check(back_fits(into, worker, carry + (last - first) * (R + H)), b"room")
     for sweep in range(job.depth):
         for s in range(T):
             n = min(last, course.alive(s)) - first
@@ -53,7 +54,8 @@ cdef void depth_rows(
                 if lstm:
                     memcpy(carry_c, <const real *> into.deep_c + k * H, on * H * sizeof(real))
                 # h_0 stands one step before the step it starts: its terms are those of one sweep less
-                back_step(into, into.weights, into.course, s + 1, first, on, first, False, sweep == job.depth - 1, carry, carry_c, room)
+                back_step(into, into.weights, into.course, s + 1, first, on, first, False, sweep == job.depth - 1,
+                          carry, carry_c, room)
             k = course.before(s) + first
             for r in range(n):
                 to = <real *> into.deep_h + (k + r) * R
@@ -71,10 +73,10 @@ cdef void depth_rows(
                 memcpy(carry_c, <const real *> into.deep_c + k * H, n * H * sizeof(real))
             back_step(into, into.weights, into.course, 0, first, n, first, False, False, carry, carry_c, room)
             for r in range(n):
-                to_initial(into, first + r, True, carry + r * R, carry_c + r * H if lstm else <real *> NULL)
+                to_begin(into, first + r, carry + r * R, carry_c + r * H if lstm else <real *> NULL)
     # rows without a step: the state's gradient passes through
     for r in range(max(first, min(last, course.alive(0))), last):
-        to_initial(into, r, True, <real *> into.carry_h + r * R, row_of(into.carry_c, r, H, kind))
+        to_begin(into, r, <real *> into.carry_h + r * R, row_of(into.carry_c, r, H, kind))
 
 
 cdef void add_to(real *total, const real *v, ptrdiff_t n) noexcept nogil:

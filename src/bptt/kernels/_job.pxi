@@ -3,7 +3,9 @@
 import os
 import threading
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -13,6 +15,7 @@ cdef extern from "_share.h" nogil:
     int64_t share_add(share_count *c)
     int64_t share_read(share_count *c)
     void share_set(share_count *c, int64_t value)
+    int64_t share_swap(share_count *c, int64_t value)
     void share_wait(int spins)
     double share_clock()
 
@@ -21,8 +24,10 @@ cdef extern from "_memory.h" nogil:
     void *memory_take(size_t *size)
     void memory_give(void *block, size_t size)
     void memory_after_fork()
+    void memory_release()
 
 cdef enum:
+    MOST_BUFFERS = 32
     LINE = 64  # bytes in a cache line; panels start on one, so that no vector load straddles two
     WORK_BETWEEN_CLOCKS = 1 << 26  # operations between looks at the clock: 7 ms at 10 GFLOP/s ...
     WORK_OF_A_LOOK = 20_000  # ... with a small call counted as this many, since it is mostly overhead
@@ -47,6 +52,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def release_memory():
+    """Free the blocks, of 64 MiB at most, that are kept for the next call."""
+    memory_release()
+
+
 cdef class Memory:
     """Uninitialised memory that starts on a cache line; also as a buffer, for an array."""
 
@@ -55,14 +65,6 @@ cdef class Memory:
     cdef char *aligned
     cdef Py_ssize_t size
 
-    def __cinit__(self, size_t size):
-        self.taken = size + LINE
-        self.start = memory_take(&self.taken)
-        if self.start is NULL:
-            raise MemoryError(f"bptt: could not allocate {size} bytes of working memory")
-        self.aligned = <char *> ((<uintptr_t> self.start + LINE - 1) & ~(<uintptr_t> LINE - 1))
-        self.size = size
-
     def __dealloc__(self):
         memory_give(self.start, self.taken)
 
@@ -70,20 +72,28 @@ cdef class Memory:
         PyBuffer_FillInfo(view, self, self.aligned, self.size, 0, flags)
 
 
-cdef new(tuple shape, dtype):
+cdef Memory take_memory(size_t size):
+    cdef Memory m = Memory.__new__(Memory)
+    m.taken = size + LINE
+    m.start = memory_take(&m.taken)
+    if m.start is NULL:
+        raise MemoryError(f"bptt: could not allocate {size} bytes of working memory")
+    m.aligned = <char *> ((<uintptr_t> m.start + LINE - 1) & ~(<uintptr_t> LINE - 1))
+    m.size = size
+    return m
+
+
+cdef new(ptrdiff_t numbers, tuple shape, dtype, bint double):
     """Like `empty`; a large array is in a block of memory that is used again."""
-    cdef Py_ssize_t size = dtype.itemsize, n
-    for n in shape:
-        size *= n
-    if size < MEMORY_LARGE:
+    if numbers * (8 if double else 4) < MEMORY_LARGE:
         return empty(shape, dtype)
-    return ndarray(shape, dtype, Memory(size))
+    return ndarray(shape, dtype, take_memory(numbers * (8 if double else 4)))
 
 
 cdef class Buffers:
     """Addresses of contiguous arrays, which stay in place until this object goes."""
 
-    cdef Py_buffer views[32]
+    cdef Py_buffer views[MOST_BUFFERS]
     cdef int count
 
     def __dealloc__(self):
@@ -95,13 +105,22 @@ cdef class Buffers:
         """Address of array's numbers; NULL for None."""
         if array is None:
             return NULL
+        check(self.count < MOST_BUFFERS, b"buffer")
         PyObject_GetBuffer(array, &self.views[self.count], PyBUF_SIMPLE)
+        self.count += 1
+        return self.views[self.count - 1].buf
+
+    cdef void *read_shaped(self, array) except? NULL:
+        """And its shape, in the view."""
+        check(self.count < MOST_BUFFERS, b"buffer")
+        PyObject_GetBuffer(array, &self.views[self.count], PyBUF_ND)
         self.count += 1
         return self.views[self.count - 1].buf
 
     cdef void *write(self, array) except? NULL:
         if array is None:
             return NULL
+        check(self.count < MOST_BUFFERS, b"buffer")
         PyObject_GetBuffer(array, &self.views[self.count], PyBUF_WRITABLE)
         self.count += 1
         return self.views[self.count - 1].buf
@@ -119,6 +138,7 @@ cdef class Job:
     cdef share_count stop
     cdef share_count workers
     cdef int64_t items
+    cdef int helpers
     cdef bint signals  # the caller is the thread that has to look for them
     cdef double work_since_clock
     cdef double clock
@@ -178,10 +198,11 @@ cdef class Job:
         cdef int worker
         with nogil:
             worker = <int> share_add(&self.workers) + 1
+            check(worker <= self.helpers, b"worker")
             self.work(worker)
 
     cdef int run(self, int64_t items, int helpers) except -1:
-        self.items = items
+        self.items, self.helpers = items, helpers
         self.signals = PyThread_get_thread_ident() == main_thread
         if self.signals:
             self.clock = share_clock()

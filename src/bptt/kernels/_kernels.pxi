@@ -5,7 +5,8 @@ from libc.stddef cimport ptrdiff_t
 
 from time import perf_counter
 
-from numpy import arange, concatenate, empty, ndarray, zeros
+from numpy import arange, concatenate, ndarray, zeros
+from numpy import empty as numpy_empty
 from numpy import dtype as as_dtype
 from numpy import tile as tile_rows
 
@@ -19,11 +20,14 @@ from bptt.kernels._norm cimport normalise, normalise_backward, scale_add, square
 from bptt.kernels._pool import submit
 from bptt.kernels._tile cimport *
 
+cdef object empty = numpy_empty
+
 include "_job.pxi"
 include "_panels.pxi"
 include "_course.pxi"
 include "_step.pxi"
 include "_unroll.pxi"
+include "_forward.pxi"
 include "_stream.pxi"
 include "_back.pxi"
 include "_depth.pxi"
@@ -33,3 +37,9 @@ include "_propagate.pxi"
 include "_affine.pxi"
 include "_losses.pxi"
 include "_measure.pxi"
+
+__all__ = [
+    "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
+    "elementwise", "fma_peak", "pack_weights", "read_bandwidth", "release_memory", "short_call",
+    "softmax_cross_entropy", "step_back", "step_seconds", "unroll",
+]

@@ -63,6 +63,7 @@ cdef void cross_entropy_block(LossJob job, int64_t k, real *kind) noexcept nogil
         if job.ignoring and job.targets[r] == job.ignored:
             memset(ds + r * O, 0, O * sizeof(real))
         else:
+            check(0 <= job.targets[r] < O, b"target")
             job.losses[k] += cross_entropy_row(s + r * O, O, job.targets[r], ds + r * O)
             job.counts[k] += 1
 
@@ -86,8 +87,8 @@ def softmax_cross_entropy(logits, targets, *, ignore_index=None, int threads=1):
     dlogits : ndarray (N, O)
         softmax - onehot; 0 in ignored rows.
     """
-    cdef Buffers buffers = Buffers()
-    cdef LossJob job = LossJob()
+    cdef Buffers buffers = Buffers.__new__(Buffers)
+    cdef LossJob job = LossJob.__new__(LossJob)
     cdef Memory sums
     cdef ptrdiff_t blocks, k
     cdef double loss = 0
@@ -100,7 +101,7 @@ def softmax_cross_entropy(logits, targets, *, ignore_index=None, int threads=1):
     job.targets = <const int64_t *> buffers.read(targets)
     if job.N:
         blocks = ceil_div(job.N, max(<ptrdiff_t> 1, LOSS_BLOCK // job.O))
-        sums = Memory(2 * blocks * sizeof(double))
+        sums = take_memory(2 * blocks * sizeof(double))
         job.losses, job.counts = <double *> sums.aligned, <int64_t *> sums.aligned + blocks
         job.run(blocks, threads - 1 if blocks > 1 else 0)
         for k in range(blocks):

@@ -24,7 +24,7 @@ def fma_peak(dtype, *, int rounds=2000, int repeats=15):
     repeats : int
         Timings; the median counts, as the clock moves for the calls that this is compared with, too.
     """
-    cdef Memory memory = Memory(3 * BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float))
+    cdef Memory memory = take_memory(3 * BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float))
     cdef ptrdiff_t L = LANES_F64 if as_dtype(dtype).itemsize == 8 else LANES_F32
     cdef size_t part = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
     cdef bint double = as_dtype(dtype).itemsize == 8
@@ -63,7 +63,7 @@ def read_bandwidth(ptrdiff_t size, *, int repeats=15):
     """Bytes a second (median) that vector loads read, over and over, from a block of `size` bytes."""
     cdef ptrdiff_t step = 4 * LANES_F32, n = max(step, size // 4 // step * step)
     cdef ptrdiff_t rounds = max(<ptrdiff_t> 1, (1 << 26) // (4 * n))
-    cdef Memory memory = Memory(4 * n)
+    cdef Memory memory = take_memory(4 * n)
     cdef float sink = 0
     memset(memory.aligned, 0, 4 * n)
     times = []
@@ -88,7 +88,7 @@ cdef void evaluate(int function, real *v, ptrdiff_t n) noexcept nogil:
 
 def elementwise(str function, v):
     """A new array f(v): the vector code of "tanh", "relu", "sigmoid", "identity" or "exp" by itself."""
-    cdef Buffers buffers = Buffers()
+    cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef int code = EXP if function == "exp" else CELL_CODES[function]
     out = v.copy()
     cdef ptrdiff_t n = out.size

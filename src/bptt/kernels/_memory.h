@@ -11,7 +11,11 @@
 #include "_share.h"
 
 enum {
+#if defined(BPTT_SANITIZE)
+    MEMORY_LARGE = 0x7fffffff, /* none: a sanitizer can't see into blocks that are kept */
+#else
     MEMORY_LARGE = 1 << 20, /* bytes from which a block is worth keeping */
+#endif
     MEMORY_SLOTS = 16
 };
 #define MEMORY_KEPT ((size_t)64 << 20) /* bytes that are kept at most */
@@ -29,8 +33,13 @@ static void memory_enter(void)
 }
 static void memory_leave(void) { share_set(&memory_lock, 0); }
 
-/* In the child of a fork nobody else holds the lock. */
-static void memory_after_fork(void) { memory_leave(); }
+/* In the child of a fork nobody else holds the lock; the blocks may have been half moved, and are let go. */
+static void memory_after_fork(void)
+{
+    memory_used = 0;
+    memory_total = 0;
+    memory_leave();
+}
 
 static void *memory_remove(int k)
 {
@@ -59,6 +68,19 @@ static void *memory_take(size_t *size)
     }
     memory_leave();
     return block ? block : malloc(*size);
+}
+
+/* Free what is kept. */
+static void memory_release(void)
+{
+    void *gone[MEMORY_SLOTS];
+    int count = 0;
+    memory_enter();
+    while (memory_used)
+        gone[count++] = memory_remove(0);
+    memory_leave();
+    while (count)
+        free(gone[--count]);
 }
 
 static void memory_give(void *block, size_t size)

@@ -115,7 +115,8 @@ cdef void put_sums(const double *s, real *total, ptrdiff_t n, bint add) noexcept
 
 
 cdef void gain_sums(
-    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, const real *da, const real *normed, ptrdiff_t N, real *total, bint add
+    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, const real *da, const real *normed, ptrdiff_t N,
+    real *total, bint add
 ) noexcept nogil:
     """total (N,) (+)= sum over the rows of a chunk of da normed."""
     cdef ptrdiff_t S = job.weights.S, s, r, k, j = 0, width, row
@@ -135,7 +136,9 @@ cdef void gain_sums(
         j += width
 
 
-cdef void peephole_sums(BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, real *total, bint add) noexcept nogil:
+cdef void peephole_sums(
+    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, real *total, bint add
+) noexcept nogil:
     """total (3 H,) (+)= sums over the rows of a chunk of da_i c_{t-1}, da_f c_{t-1} and da_o (f c_{t-1} + i g)."""
     cdef ptrdiff_t H = job.weights.H, S = job.weights.S, s, r, k, j = 0, width, row, at, gate
     cdef ptrdiff_t back = course.B if course.reverse else -course.B
@@ -151,8 +154,10 @@ cdef void peephole_sums(BpttJob job, Course course, ptrdiff_t start, ptrdiff_t e
             for r in range(course.alive(s)):
                 at = course.at(s, r)
                 a, d = <const real *> job.gates + at * S + j, <const real *> job.da + row * S + j
-                if course.starts(s, r):
+                if course.resets(s, r):
                     c = <const real *> job.c_0 + course.row(r) * H + j
+                elif s == 0:
+                    c = <const real *> job.c_begin + course.row(r) * H + j
                 else:
                     c = <const real *> job.c + (at + back) * H + j
                 for k in range(width):

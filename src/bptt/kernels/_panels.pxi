@@ -20,7 +20,7 @@ cdef class Panels:
     cdef Memory forward   # None on a tape: the backward pass has no use for it
     cdef Memory backward  # None but on a tape
     cdef int cell
-    cdef bint odd  # the next time step walks the panels backwards
+    cdef share_count odd  # 1 where the next time step walks the panels backwards
     cdef bint double
     cdef bint tokens
     cdef bint normal     # layer normalisation
@@ -46,21 +46,21 @@ cdef class Panels:
     cdef void *gain_hh  # N_hh
     cdef void *ph       # 3 H, or NULL
     cdef void *back_hh
-    cdef void *back_ih  # for tokens W_ih, in the order of the columns, as it is
+    cdef void *back_ih  # see order_ih; for tokens W_ih, in the order of the columns, as it is
     cdef void *back_hn
     cdef void *back_hr
     cdef void *biases  # b_ih, b_hh as they are
 
-    def __init__(self, str cell, weights, bint tokens, bint keep):
-        cdef Buffers buffers = Buffers()
+    cdef int set(self, str cell, weights, bint tokens, bint keep) except -1:
+        cdef Buffers buffers = Buffers.__new__(Buffers)
         cdef void *at[8]
         cdef int k
         cdef tuple arrays = tuple(weights)  # fields of a named tuple cost 100 ns each
-        cdef tuple shape_ih = arrays[0].shape, shape_hh = arrays[1].shape
-        self.cell = CELL_CODES[cell]
-        self.I, self.R = shape_ih[1], shape_hh[1]
+        self.cell = CODES[cell]
+        at[0], at[1] = buffers.read_shaped(arrays[0]), buffers.read_shaped(arrays[1])
+        self.I, self.R = buffers.views[0].shape[1], buffers.views[1].shape[1]
         self.G = 4 if self.cell == LSTM else 3 if self.cell >= GRU else 1
-        self.H = <ptrdiff_t> shape_ih[0] // self.G
+        self.H = buffers.views[0].shape[0] // self.G
         self.S = self.H if self.G == 1 else 4 * self.H
         self.N_ih = self.G * self.H
         self.N_hh = 2 * self.H if self.cell == GRU_BEFORE else self.N_ih
@@ -71,22 +71,34 @@ cdef class Panels:
         self.projected = arrays[4] is not None
         self.has_ph = arrays[5] is not None
         self.normal = arrays[6] is not None
-        for k in range(8):
+        for k in range(2, 8):
             at[k] = buffers.read(arrays[k])
         self.double = buffers.views[0].itemsize == 8
         if self.double:
             self.fill[double](<double *> NULL, at, keep)
         else:
             self.fill[float](<float *> NULL, at, keep)
+        return 0
 
     cdef bint turn(self, ptrdiff_t T) noexcept nogil:
         """Whether the first of the next T steps walks the panels backwards: every other step ever made does.
 
         Calls that run at once may both take the same turn; it changes no sum.
         """
-        cdef bint odd = self.odd
-        self.odd = (odd + T) & 1
-        return odd
+        cdef int64_t odd = share_read(&self.odd)
+        share_set(&self.odd, (odd + T) & 1)
+        return odd != 0
+
+    cdef ptrdiff_t order_ih(self) noexcept nogil:
+        """+-1: dx is summed over the columns from the first to the last, or from the last to the first.
+
+        Of a GRU's gates n has the large gradients; summed last, they add half the rounding.
+        """
+        return -1 if self.cell >= GRU else 1
+
+    cdef ptrdiff_t first_ih(self) noexcept nogil:
+        """The column with which the sum begins."""
+        return self.N_ih - 1 if self.cell >= GRU else 0
 
     cdef double work(self) noexcept nogil:
         """Operations of one step of one row."""
@@ -122,10 +134,10 @@ cdef class Panels:
         cdef real *b
         cdef Memory ordered = None
         if self.cell >= GRU:
-            ordered = Memory(N * I * sizeof(real))
+            ordered = take_memory(N * I * sizeof(real))
             self.columns(weight_ih, I, <real *> ordered.aligned)
             weight_ih = <const real *> ordered.aligned
-        self.forward = Memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
+        self.forward = take_memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
         b = <real *> self.forward.aligned
         self.bias, self.bias_q = b, b + Np
         self.hh = <real *> self.bias_q + padded(kind, H)
@@ -167,7 +179,7 @@ cdef class Panels:
         hn = packed_size(kind, H, H) if hn else 0
         hr = packed_size(kind, R, H) if hr else 0
         ih = packed_size(kind, N, I)
-        self.backward = Memory((hh + ih + hn + hr + 2 * N + small) * sizeof(real))
+        self.backward = take_memory((hh + ih + hn + hr + 2 * N + small) * sizeof(real))
         self.back_hh = self.backward.aligned
         self.back_ih = <real *> self.back_hh + hh
         self.back_hn = <real *> self.back_ih + ih
@@ -181,7 +193,7 @@ cdef class Panels:
         if self.tokens:
             memcpy(self.back_ih, weight_ih, N * I * sizeof(real))
         else:
-            pack(weight_ih, I, False, N, I, <real *> self.back_ih)
+            pack(weight_ih + self.first_ih() * I, self.order_ih() * I, False, N, I, <real *> self.back_ih)
         if self.has_bias_ih:
             memcpy(self.biases, at[2], N * sizeof(real))
         if self.has_bias_hh:
@@ -217,21 +229,22 @@ cdef class Panels:
     cdef int unpacked(self, real *kind, void **at) except -1:
         """OUT the weights as they were given, in the order of `Weights`."""
         cdef ptrdiff_t I = self.I, H = self.H, N = self.N_ih
-        cdef Memory ordered = Memory(N * I * sizeof(real))
-        unpack(<const real *> self.back_hh, self.N_hh, self.R, <real *> at[1])
+        cdef Memory ordered = take_memory(N * I * sizeof(real))
+        unpack(<const real *> self.back_hh, self.N_hh, self.R, <real *> at[1], self.R)
         if self.cell == GRU_BEFORE:
-            unpack(<const real *> self.back_hn, H, H, <real *> at[1] + 2 * H * H)
+            unpack(<const real *> self.back_hn, H, H, <real *> at[1] + 2 * H * H, H)
         if self.tokens:
             self.parameters(<const real *> self.back_ih, I, <real *> at[0])
         else:
-            unpack(<const real *> self.back_ih, N, I, <real *> ordered.aligned)
+            unpack(<const real *> self.back_ih, N, I, <real *> ordered.aligned + self.first_ih() * I,
+                   self.order_ih() * I)
             self.parameters(<const real *> ordered.aligned, I, <real *> at[0])
         if at[2] != NULL:
             memcpy(at[2], self.biases, N * sizeof(real))
         if at[3] != NULL:
             memcpy(at[3], <real *> self.biases + N, N * sizeof(real))
         if at[4] != NULL:
-            unpack(<const real *> self.back_hr, self.R, H, <real *> at[4])
+            unpack(<const real *> self.back_hr, self.R, H, <real *> at[4], H)
         if at[5] != NULL:
             memcpy(at[5], self.ph, 3 * H * sizeof(real))
         if at[6] != NULL:
@@ -241,9 +254,9 @@ cdef class Panels:
 
     cdef tuple arrays(self, dtype):
         """New arrays for the weights, or for their gradients, in the order of `Weights`."""
-        N, H = self.N_ih, self.H
+        cdef ptrdiff_t N = self.N_ih, H = self.H
         return (
-            new((N, self.I), dtype), new((N, self.R), dtype),
+            new(N * self.I, (N, self.I), dtype, self.double), new(N * self.R, (N, self.R), dtype, self.double),
             empty(N, dtype) if self.has_bias_ih else None, empty(N, dtype) if self.has_bias_hh else None,
             empty((self.R, H), dtype) if self.projected else None,
             empty(3 * H, dtype) if self.has_ph else None,
@@ -253,14 +266,21 @@ cdef class Panels:
 
 # From a tuple: a tenth of the time that the class takes for eight arguments.
 as_weights = Weights._make
-CELL_CODES = {
+cdef Panels new_panels(str cell, weights, bint tokens, bint keep):
+    cdef Panels panels = Panels.__new__(Panels)
+    panels.set(cell, weights, tokens, keep)
+    return panels
+
+
+cdef dict CODES = {
     "tanh": TANH, "relu": RELU, "sigmoid": SIGMOID, "identity": IDENTITY,
     "lstm": LSTM, "gru": GRU, "gru_reset_before": GRU_BEFORE,
 }
-CELLS = tuple(CELL_CODES)
+CELL_CODES = CODES
+CELLS = tuple(CODES)
 
 
-def pack_weights(str cell, weights, *, bint tokens=False):
+def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
     """Weights packed once for many forward passes: a snapshot that `unroll` and `Stepper` take instead of them.
 
     Parameters
@@ -270,21 +290,25 @@ def pack_weights(str cell, weights, *, bint tokens=False):
     weights : Weights
     tokens : bool
         For token ids instead of numbers.
+    backward : bool
+        For `unroll` with ``keep`` too.
 
     Returns
     -------
     Panels
         May be used by several threads at once.
     """
-    return Panels(cell, weights, tokens, False)
+    return new_panels(cell, weights, tokens, backward)
 
 
 cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep):
     """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
     if not isinstance(weights, Panels):
-        return Panels(cell, weights, tokens, keep)
+        return new_panels(cell, weights, tokens, keep)
     cdef Panels panels = weights
-    if (panels.hh == NULL or panels.cell != CELL_CODES[cell] or panels.tokens != tokens
+    if keep and panels.backward is None:
+        raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")
+    if (panels.hh == NULL or panels.cell != CODES[cell] or panels.tokens != tokens
             or itemsize != (8 if panels.double else 4)):
         raise ValueError("weights: expected ones packed for this cell, dtype and kind of x, got others")
     return panels

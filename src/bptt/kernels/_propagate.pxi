@@ -2,7 +2,8 @@
 
 
 def bptt(
-    str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1, squares=None, add_to=None
+    str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1, squares=None, add_to=None,
+    tuple initial_to=None, bint input_grad=True
 ):
     """Backward loop over time of one direction of one layer: gradients of a scalar loss.
 
@@ -25,19 +26,26 @@ def bptt(
         result has the bits of a single call over all steps.
     squares : ndarray (T, B) of float64, optional
         Where to put the squared norm of dL/dh_t; nothing is written past a row's end.
+    initial_to : tuple, optional
+        (dh_0,) or (dh_0, dc_0): what goes to the initial state at resets is added there, in place, not to dstate.
+        For a piece of a longer sequence; not with a depth.
+    input_grad : bool
+        Whether dx is wanted.
 
     Returns
     -------
     dx : ndarray (T, B, I) or None
-        None for token input; zero past a row's end.
+        None for token input or without `input_grad`; zero past a row's end.
     dstate : tuple
-        (dh_0,) or (dh_0, dc_0).
+        (dh_0,) or (dh_0, dc_0), of the state before the first step.
     dweights : Weights
         The parameters' gradients, None where a parameter is; with `add_to` the arrays in it.
     """
     if saved.panels.double:
-        return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, <double *> NULL)
-    return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, <float *> NULL)
+        return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad,
+                              <double *> NULL)
+    return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad,
+                          <float *> NULL)
 
 
 def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
@@ -53,7 +61,7 @@ def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
     -------
     list of int
     """
-    cdef BpttJob job = BpttJob()
+    cdef BpttJob job = BpttJob.__new__(BpttJob)
     job.course = course_of(T, B, lengths, None, False, None)
     cut_into_chunks(job)
     return [job.bounds[k] for k in range(job.chunks + 1)]
@@ -89,8 +97,8 @@ def step_back(Saved saved, ptrdiff_t s, dh, dc=None):
 
 cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
     cdef Panels w = saved.panels
-    cdef BpttJob job = BpttJob()
-    cdef Buffers buffers = Buffers()
+    cdef BpttJob job = BpttJob.__new__(BpttJob)
+    cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H, R = w.R
     cdef Course course = course_of(saved.course.T, B, saved.lengths, saved.reset, saved.course.reverse, saved.noise)
     cdef real *room
@@ -128,7 +136,7 @@ cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
 cdef Buffers course_buffers(Course course):
     """The buffers that live as long as the course."""
     if course.buffers is None:
-        course.buffers = Buffers()
+        course.buffers = Buffers.__new__(Buffers)
     return course.buffers
 
 
@@ -137,18 +145,23 @@ cdef int point_at(BpttJob job, Saved saved, Buffers buffers) except -1:
     cdef bint lstm = job.weights.cell == LSTM
     job.x, job.y, job.c = buffers.read(saved.x), buffers.read(saved.y), buffers.read(saved.c)
     job.h_0, job.c_0 = buffers.read(saved.state[0]), buffers.read(saved.state[1]) if lstm else NULL
+    job.h_begin, job.c_begin = job.h_0, job.c_0
+    if saved.begin is not None:
+        job.h_begin, job.c_begin = buffers.read(saved.begin[0]), buffers.read(saved.begin[1]) if lstm else NULL
     job.gates = buffers.read(saved.rows)
     job.normed_ih, job.rate_ih = buffers.read(saved.normed[0]), buffers.read(saved.normed[1])
     job.normed_hh, job.rate_hh = buffers.read(saved.normed[2]), buffers.read(saved.normed[3])
     return 0
 
 
-cdef back_propagate(Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, real *kind):
+cdef back_propagate(
+    Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, tuple initial_to, bint input_grad, real *kind
+):
     cdef Panels w = saved.panels
     cdef Course course = saved.course
-    cdef BpttJob job = BpttJob()
+    cdef BpttJob job = BpttJob.__new__(BpttJob)
     cdef DepthJob truncated
-    cdef Buffers buffers = Buffers()
+    cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef ptrdiff_t T = course.T, B = course.B
     cdef bint lstm = w.cell == LSTM
     cdef int workers, k
@@ -160,15 +173,19 @@ cdef back_propagate(Saved saved, dy, dfinal_state, depth, int threads, add_to, s
     if 2.0 * T * B * w.work() < WORK_TO_SHARE:
         threads = 1
     workers = max(threads, 1)
-    dx = None if w.tokens else new((T, B, w.I), dtype)
+    input_grad = input_grad and not w.tokens
+    dx = None if not input_grad else new(T * B * w.I, (T, B, w.I), dtype, w.double)
     dh_0, dc_0 = empty((B, w.R), dtype), empty((B, w.H), dtype) if lstm else None
     cdef tuple dweights = w.arrays(dtype) if add_to is None else tuple(add_to)
     point_at(job, saved, buffers)
     job.dy, job.adds, job.squares = buffers.read(dy), add_to is not None, <double *> buffers.write(squares)
-    job.dx, job.dh_0, job.dc_0 = buffers.write(dx), buffers.write(dh_0), buffers.write(dc_0)
-    memset(job.dh_0, 0, B * w.R * sizeof(real))
+    job.dx, job.dh_begin, job.dc_begin = buffers.write(dx), buffers.write(dh_0), buffers.write(dc_0)
+    memset(job.dh_begin, 0, B * w.R * sizeof(real))
     if lstm:
-        memset(job.dc_0, 0, B * w.H * sizeof(real))
+        memset(job.dc_begin, 0, B * w.H * sizeof(real))
+    job.dh_0, job.dc_0 = job.dh_begin, job.dc_begin
+    if initial_to is not None:
+        job.dh_0, job.dc_0 = buffers.write(initial_to[0]), buffers.write(initial_to[1]) if lstm else NULL
     cut_into_chunks(job)
     for k in range(8):
         at = buffers.write(dweights[k])
@@ -180,7 +197,7 @@ cdef back_propagate(Saved saved, dy, dfinal_state, depth, int threads, add_to, s
     job.deep = depth is not None and depth <= T
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
     job.turns = workers if w.S > DIRECT_ROWS else 0
-    job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER)
+    job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER) if input_grad else 0
     make_room(job, workers, kind)
     if dfinal_state is None:
         first_carry(job, job.course, <const real *> NULL, <const real *> NULL)
@@ -190,16 +207,16 @@ cdef back_propagate(Saved saved, dy, dfinal_state, depth, int threads, add_to, s
     if job.capacity == 0:
         # no step: the state's gradient passes through, and every sum is empty
         for k in range(B):
-            to_initial(job, k, True, <real *> job.carry_h + k * w.R, row_of(job.carry_c, k, w.H, kind))
+            to_begin(job, k, <real *> job.carry_h + k * w.R, row_of(job.carry_c, k, w.H, kind))
     else:
         if w.tokens:
-            table = Memory(w.I * padded(kind, w.N_ih) * sizeof(real))
+            table = take_memory(w.I * padded(kind, w.N_ih) * sizeof(real))
             memset(table.aligned, 0, w.I * padded(kind, w.N_ih) * sizeof(real))
             job.dw[0] = table.aligned
         if job.adds:
-            begin(job, <const real *> dweight_ih, kind)
+            take_sums(job, <const real *> dweight_ih, kind)
         if job.deep:
-            truncated = DepthJob()
+            truncated = DepthJob.__new__(DepthJob)
             truncated.into, truncated.depth = job, depth
             truncated.run(job.blocks, min(workers, <int> B) - 1)
         job.run(job.chunks * (job.blocks + job.turns + job.gradient_items()), workers - 1)

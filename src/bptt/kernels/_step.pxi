@@ -117,6 +117,7 @@ cdef void whole_step(
     cdef const real *bias = <const real *> w.bias
     if tokens != NULL:
         for b in range(rows):
+            check(0 <= tokens[b] < I, b"token")
             memcpy(a + b * w.S, ih + tokens[b] * Np, N * sizeof(real))
     # Enough rows hide the reading; a group of TILE_ROW_PANELS panels is cut into panels as the whole matrix is.
     if rows >= 4 or w.cell > IDENTITY or tokens != NULL or w.normal or panels <= TILE_ROW_PANELS:

@@ -40,7 +40,7 @@ cdef class Stepper:
     cdef double zoneout_h
     cdef double zoneout_c
     cdef bint large     # worth releasing the GIL for
-    cdef bint busy
+    cdef share_count busy  # 1 while a thread reads or writes the state
     cdef object dtype
     cdef tuple shape
     cdef tuple row
@@ -62,7 +62,7 @@ cdef class Stepper:
         apart = ceil_div(self.size, LINE) * LINE
         apart_c = ceil_div(self.size_c, LINE) * LINE
         work = (0 if w.cell <= IDENTITY else self.rows * w.S) + step_room(w, self.rows, False)
-        self.memory = Memory(2 * apart + 2 * apart_c + work * itemsize + LINE + self.B * sizeof(int64_t))
+        self.memory = take_memory(2 * apart + 2 * apart_c + work * itemsize + LINE + self.B * sizeof(int64_t))
         self.h[0], self.h[1] = self.memory.aligned, self.memory.aligned + apart
         self.c[0], self.c[1] = self.memory.aligned + 2 * apart, self.memory.aligned + 2 * apart + apart_c
         self.a = self.memory.aligned + 2 * apart + 2 * apart_c
@@ -72,27 +72,32 @@ cdef class Stepper:
     @property
     def state(self):
         """(h,) with h (B, R), or (h, c) with c (B, H): copies. Others may be assigned."""
-        cdef Buffers buffers = Buffers()
+        cdef Buffers buffers = Buffers.__new__(Buffers)
         h = empty(self.shape, self.dtype)
-        memcpy(buffers.write(h), self.h[self.now], self.size)
-        if not self.size_c:
-            return (h,)
-        c = empty((self.B, self.weights.H), self.dtype)
-        memcpy(buffers.write(c), self.c[self.now], self.size_c)
-        return h, c
+        c = empty((self.B, self.weights.H), self.dtype) if self.size_c else None
+        cdef void *to_h = buffers.write(h)
+        cdef void *to_c = buffers.write(c)
+        if share_swap(&self.busy, 1):
+            raise RuntimeError("state: expected one thread at a time, got a look at it while a step is under way")
+        memcpy(to_h, self.h[self.now], self.size)
+        if to_c != NULL:
+            memcpy(to_c, self.c[self.now], self.size_c)
+        share_set(&self.busy, 0)
+        return (h, c) if self.size_c else (h,)
 
     @state.setter
     def state(self, tuple state):
-        cdef Buffers buffers = Buffers()
+        cdef Buffers buffers = Buffers.__new__(Buffers)
         cdef void *h = buffers.read(state[0])
         cdef void *c = buffers.read(state[1]) if self.size_c else NULL
         if buffers.views[0].len != self.size or (c != NULL and buffers.views[1].len != self.size_c):
             raise ValueError(f"state: expected {self.size} and {self.size_c} bytes, got {buffers.views[0].len}")
-        if self.busy:
+        if share_swap(&self.busy, 1):
             raise RuntimeError("state: expected one thread at a time, got another state while a step is under way")
         memcpy(self.h[self.now], h, self.size)
         if c != NULL:
             memcpy(self.c[self.now], c, self.size_c)
+        share_set(&self.busy, 0)
 
     def step(self, x, out=None):
         """One time step; the bits are those of `unroll` over the whole sequence.
@@ -112,11 +117,10 @@ cdef class Stepper:
         """
         cdef Py_buffer frame, into
         cdef int axes
-        if self.busy:
+        if share_swap(&self.busy, 1):
             raise RuntimeError("step: expected one thread at a time, got a call while another one is under way")
         memset(&frame, 0, sizeof(frame))
         memset(&into, 0, sizeof(into))
-        self.busy = True
         try:
             axes = self.read_ids(x, &frame) if self.weights.tokens else self.read_numbers(x, &frame)
             if axes == 0:
@@ -132,7 +136,7 @@ cdef class Stepper:
             memcpy(into.buf, self.h[self.now], self.size)
             return y
         finally:
-            self.busy = False
+            share_set(&self.busy, 0)
             PyBuffer_Release(&frame)
             PyBuffer_Release(&into)
 
@@ -182,7 +186,7 @@ cdef class Stepper:
 
 
 cdef void advance_rows(Stepper stepper, Panels w, const real *x) noexcept nogil:
-    cdef ptrdiff_t B = stepper.B, I = w.I, H = w.H, R = w.R, k, first, last, rows
+    cdef ptrdiff_t B = stepper.B, I = 0 if w.tokens else w.I, H = w.H, R = w.R, k, first, last, rows
     cdef ptrdiff_t blocks = row_blocks(w, B, 1)
     cdef const int64_t *ids = stepper.ids if w.tokens else NULL
     cdef bint odd = w.turn(1)
@@ -266,7 +270,7 @@ def short_call(Panels weights, x, h_0, c_0=None):
             return None
         if not initial(c_0, &start_c, weights, B, weights.H):
             return None
-        buffers, job = Buffers(), UnrollJob()
+        buffers, job = Buffers.__new__(Buffers), UnrollJob.__new__(UnrollJob)
         dtype = DTYPE_F64 if weights.double else DTYPE_F32
         y, h_n = empty((T, B, weights.R), dtype), empty((1, B, weights.R), dtype)
         c_n = empty((1, B, weights.H), dtype) if lstm else None
@@ -276,12 +280,13 @@ def short_call(Panels weights, x, h_0, c_0=None):
         job.x, job.h_0, job.c_0, job.y = frames.buf, start_h.buf, start_c.buf, buffers.write(y)
         job.h_n, job.c_n = buffers.write(h_n), buffers.write(c_n)
         if h_0 is None or (lstm and c_0 is None):
-            zeros = Memory(B * weights.H * size)  # R is not larger
+            zeros = take_memory(B * weights.H * size)  # R is not larger
             memset(zeros.aligned, 0, B * weights.H * size)
             if h_0 is None:
                 job.h_0 = zeros.aligned
             if c_0 is None:
                 job.c_0 = zeros.aligned
+        job.h_begin, job.c_begin = job.h_0, job.c_0
         job.item(0, 0)
         return (y, h_n, c_n) if lstm else (y, h_n)
     finally:

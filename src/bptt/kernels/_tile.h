@@ -17,6 +17,7 @@
 #ifndef BPTT_TILE_H
 #define BPTT_TILE_H
 
+#include "_checked.h"
 #include "_lanes.h"
 
 #define TILE_HEIGHT 6
@@ -179,6 +180,7 @@
                                       const REAL *ahead)                                               \
     {                                                                                                  \
         switch ((chains * 8 + width) * 8 + rows) { TILE_LIST(TILE_CASE, P) }                           \
+        check(0, "tile");                                                                              \
     }
 
 TILE_PRECISION(f32, float, lanes_f32, LANES_F32)

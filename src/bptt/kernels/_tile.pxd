@@ -11,6 +11,9 @@ ctypedef fused real:
     float
     double
 
+cdef extern from "_checked.h" nogil:
+    void check(bint ok, const char *what)  # in a checked build only
+
 cdef extern from "_lanes.h" nogil:
     ctypedef float lanes_f32
     ctypedef double lanes_f64
@@ -81,6 +84,7 @@ cdef inline ptrdiff_t panel_start(real *kind, ptrdiff_t N, ptrdiff_t p) noexcept
     """First vector of panel p; panel_start(panel_count) is the number of vectors."""
     cdef ptrdiff_t vectors = ceil_div(N, lanes_of(kind))
     cdef ptrdiff_t panels = ceil_div(vectors, TILE_WIDTH)
+    check(0 <= p <= panels, b"panel")
     return p * (vectors // panels) + min(p, vectors % panels)
 
 
@@ -118,9 +122,11 @@ cdef inline void panel_product(
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
     cdef ptrdiff_t groups = ceil_div(rows, tile_height(chains, width))
     cdef ptrdiff_t g, row = 0, height
+    check(rows >= 0 and K > 0 and 0 < width <= TILE_WIDTH and 0 < tail <= L, b"size of a panel")
     for g in range(groups):
         # 32 rows are 6 + 6 + 5 + 5 + 5 + 5: five sixes and a two would leave the last tile waiting on latency
         height = rows // groups + (1 if g < rows % groups else 0)
+        check(0 < height <= tile_height(chains, width) and row + height <= rows, b"row of a tile")
         tile(chains, width, <int> height, a + row * a_row, a_row, a_k, panel, panel_k, K, c + row * ldc, ldc, tail,
              start, bias, ahead + g * L if ahead != NULL and g < width else NULL)
         row += height
@@ -158,6 +164,7 @@ cdef inline void product(
         i += together
         width = panel_start(<real *> NULL, N, p + 1) - first
         tail = min(L, N - (first + width - 1) * L)
+        check((first + width - 1) * L < N <= padded(<real *> NULL, N), b"column of a panel")
         panel = packed + first * L * K
         k = 0
         while k < K:
@@ -212,6 +219,7 @@ cdef inline void pack_panel(
     cdef ptrdiff_t j, n
     for j in range(width):
         n = (first + j) * L
+        check(n < N, b"column to pack")
         if turned:
             pack_turned(w + n * ldw, ldw, min(L, N - n), K, out + j * L, width * L)
         else:
@@ -227,7 +235,7 @@ cdef inline void pack(
         pack_panel(w, ldw, turned, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
 
 
-cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w) noexcept nogil:
+cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w, ptrdiff_t ldw) noexcept nogil:
     """w (K, N) from its panels."""
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
     cdef ptrdiff_t p, first, width, k, n
@@ -236,4 +244,4 @@ cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w) n
         width = panel_start(<real *> NULL, N, p + 1) - first
         for k in range(K):
             for n in range(first * L, min(N, (first + width) * L)):
-                w[k * N + n] = packed[first * L * K + k * width * L + n - first * L]
+                w[k * ldw + n] = packed[first * L * K + k * width * L + n - first * L]

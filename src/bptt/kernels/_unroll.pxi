@@ -20,6 +20,7 @@ cdef inline ptrdiff_t row_blocks(Panels w, ptrdiff_t B, int threads) noexcept no
 
 
 cdef inline ptrdiff_t block_start(ptrdiff_t B, ptrdiff_t blocks, ptrdiff_t k) noexcept nogil:
+    check(0 <= k <= blocks, b"block")
     return k * (B // blocks) + min(k, B % blocks)
 
 
@@ -36,8 +37,10 @@ cdef class UnrollJob(Job):
     cdef Memory scratch      # working memory for each worker
     cdef size_t scratch_each
     cdef void *x       # IN (T, B, I) or tokens (T, B)
-    cdef void *h_0     # IN (B, R)
+    cdef void *h_0     # IN (B, R): where a reset goes back to
     cdef void *c_0     # IN (B, H)
+    cdef void *h_begin  # IN (B, R): before the first step; h_0, but for a piece of a longer sequence
+    cdef void *c_begin  # IN (B, H)
     cdef void *y       # OUT (T, B, R)
     cdef void *h_n     # OUT (B, R)
     cdef void *c_n     # OUT (B, H)
@@ -56,7 +59,8 @@ cdef class UnrollJob(Job):
     cdef int make_room(self, int workers) except -1:
         """Once the number of items is known."""
         cdef Panels w = self.weights
-        cdef ptrdiff_t rows = ceil_div(self.course.B, self.items), steps = self.steps_ahead(self.course.B // self.items), size
+        cdef ptrdiff_t rows = ceil_div(self.course.B, self.items)
+        cdef ptrdiff_t steps = self.steps_ahead(self.course.B // self.items), size
         cdef bint apart = not self.course.plain
         size = step_room(w, rows, self.course.dropout != NULL)
         if apart or (w.cell > IDENTITY and self.gates == NULL):
@@ -68,11 +72,17 @@ cdef class UnrollJob(Job):
         if size == 0:
             return 0
         self.scratch_each = ceil_div(size * (8 if w.double else 4), LINE) * LINE
-        self.scratch = Memory(self.scratch_each * workers)
+        self.scratch = take_memory(self.scratch_each * workers)
         return 0
 
     cdef void *room(self, int worker) noexcept nogil:
         return self.scratch.aligned + worker * self.scratch_each if self.scratch_each else NULL
+
+    cdef bint fits(self, int worker, const void *end) noexcept nogil:
+        """Whether the worker's room reaches that far."""
+        if self.scratch_each == 0:
+            return end == NULL
+        return <const char *> end <= self.scratch.aligned + (worker + 1) * self.scratch_each
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         cdef ptrdiff_t B = self.course.B
@@ -100,7 +110,8 @@ cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdi
     cdef real *room = <real *> job.room(worker)
     cdef real *h = <real *> job.y + first * R
     cdef real *a = h if w.cell <= IDENTITY else room
-    whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_0 + first * R, row_of(job.c_0, first, H, kind), h,
+    check(job.fits(worker, room + (0 if w.cell <= IDENTITY else rows * w.S) + step_room(w, rows, False)), b"room")
+    whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_begin + first * R, row_of(job.c_begin, first, H, kind), h,
                row_of(job.c_n, first, H, kind), room if w.cell <= IDENTITY else room + rows * w.S)
     memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
 
@@ -113,8 +124,8 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef const real *bias = <const real *> w.bias
     cdef const real *x = <const real *> job.x
     cdef const int64_t *tokens = <const int64_t *> job.x if w.tokens else NULL
-    cdef const real *h = <const real *> job.h_0 + first * R
-    cdef const real *c = row_of(job.c_0, first, H, kind)
+    cdef const real *h = <const real *> job.h_begin + first * R
+    cdef const real *c = row_of(job.c_begin, first, H, kind)
     cdef real *room = <real *> job.room(worker)
     cdef real *c_t = NULL
     # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
@@ -133,6 +144,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     if w.cell == LSTM and job.c == NULL:
         c_t = room
         room = room + rows * H
+    check(job.fits(worker, room + step_room(w, rows, False)), b"room")
     start = 0
     while start < T:
         end = min(T, start + ahead)
@@ -141,6 +153,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
         if tokens != NULL:
             for t in range(start, end):
                 for b in range(rows):
+                    check(0 <= tokens[t * B + first + b] < I, b"token")
                     memcpy(base + ((t - start) * each + b) * S, ih + tokens[t * B + first + b] * Np, N * sizeof(real))
         elif rows == B:
             product(1, x + start * B * I, I, 1, (end - start) * B, 1, 0, ih, I, N, base, S, 0, TILE_SET, bias, False)
@@ -167,7 +180,9 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
         memcpy(<real *> job.c_n + first * H, c, rows * H * sizeof(real))
 
 
-cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
+cdef void unroll_apart(
+    UnrollJob job, Panels w, Course course, int worker, ptrdiff_t first, ptrdiff_t last, real *kind
+) noexcept nogil:
     """Rows number first..last-1 through their time steps, in working memory of their own.
 
     The rows that still have a step lie side by side there; what comes out of it is copied to where it belongs.
@@ -193,15 +208,16 @@ cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdi
     cdef real *c_t = c + rows * H
     cdef real *room = c_t + rows * H
     cdef real *a_s
+    check(job.fits(worker, room + step_room(w, rows, course.dropout != NULL)), b"room")
     if w.normal:
         bias = NULL  # it comes after the normalisation
     for r in range(rows):
         b = course.row(first + r)
-        memcpy(h + r * R, h_0 + b * R, R * sizeof(real))
-        memcpy(<real *> job.h_n + b * R, h_0 + b * R, R * sizeof(real))
+        memcpy(h + r * R, <const real *> job.h_begin + b * R, R * sizeof(real))
+        memcpy(<real *> job.h_n + b * R, h + r * R, R * sizeof(real))
         if lstm:
-            memcpy(c + r * H, c_0 + b * H, H * sizeof(real))
-            memcpy(<real *> job.c_n + b * H, c_0 + b * H, H * sizeof(real))
+            memcpy(c + r * H, <const real *> job.c_begin + b * H, H * sizeof(real))
+            memcpy(<real *> job.c_n + b * H, c + r * H, H * sizeof(real))
         if course.dropout != NULL:
             memcpy(mask + r * R, <const real *> course.dropout + b * R, R * sizeof(real))
     start, n = 0, rows
@@ -214,6 +230,7 @@ cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdi
             for r in range(n):
                 at = course.at(s, first + r)
                 if w.tokens:
+                    check(0 <= (<const int64_t *> job.x)[at] < I, b"token")
                     memcpy(a + k * S, ih + (<const int64_t *> job.x)[at] * Np, N * sizeof(real))
                 else:
                     memcpy(x + k * I, <const real *> job.x + at * I, I * sizeof(real))
@@ -230,9 +247,9 @@ cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdi
             n = min(last, course.alive(s)) - first
             if job.interrupted(worker, w.work() * n):
                 return
-            if course.reset != NULL and s > 0:
+            if course.reset != NULL:
                 for r in range(n):
-                    if course.starts(s, first + r):
+                    if course.resets(s, first + r):
                         b = course.row(first + r)
                         memcpy(h + r * R, h_0 + b * R, R * sizeof(real))
                         if lstm:
@@ -272,134 +289,3 @@ cdef void unroll_apart(UnrollJob job, Panels w, Course course, int worker, ptrdi
     course.clear(first, last, job.y, R * sizeof(real))
     course.clear(first, last, job.c, H * sizeof(real))
     course.clear(first, last, job.gates, S * sizeof(real))
-
-
-cdef class Saved:
-    """What a forward pass keeps for the backward pass: x, state and y by reference, the weights as a snapshot."""
-
-    cdef Panels panels
-    cdef Course course
-    cdef readonly object x
-    cdef readonly tuple state
-    cdef readonly object y
-    cdef readonly object c
-    cdef object rows       # (T, B, S), or None
-    cdef tuple normed      # normed_ih, rate_ih, normed_hh, rate_hh, or four times None
-    cdef object noise      # and lengths and reset: arrays that the course reads
-    cdef object lengths
-    cdef object reset
-    cdef object dtype
-
-    @property
-    def weights(self):
-        """The weights at the forward pass, copied from the snapshot."""
-        cdef Buffers buffers = Buffers()
-        cdef void *at[8]
-        cdef int i
-        cdef tuple copies = self.panels.arrays(self.dtype)
-        for i in range(8):
-            at[i] = buffers.write(copies[i])
-        if self.panels.double:
-            self.panels.unpacked(<double *> NULL, at)
-        else:
-            self.panels.unpacked(<float *> NULL, at)
-        return as_weights(copies)
-
-    @property
-    def gates(self):
-        """Views of the gates by name, (T, B, H)."""
-        H = self.panels.H
-        return {name: self.rows[:, :, k * H:(k + 1) * H] for k, name in enumerate(GATES.get(self.panels.cell, ()))}
-
-
-GATES = {LSTM: ("i", "f", "g", "o"), GRU: ("n", "r", "z"), GRU_BEFORE: ("n", "r", "z")}
-
-
-def unroll(
-    str cell, x, tuple state, weights, *, bint keep=True, int threads=1, lengths=None, reset=None,
-    bint reverse=False, noise=None
-):
-    """Forward loop over time of one direction of one layer.
-
-    Parameters
-    ----------
-    cell : str
-        One of `CELLS`.
-    x : ndarray
-        (T, B, I) of the weights' dtype, or (T, B) int64 token ids in [0, I); C-contiguous.
-    state : tuple
-        (h_0,), for an LSTM (h_0, c_0): h_0 (B, R), c_0 (B, H).
-    weights : Weights or Panels
-        Panels, which `pack_weights` made for this cell and kind of x, hold nothing for `bptt`: with `keep` a TypeError.
-    keep : bool
-        Keep what `bptt` needs.
-    threads : int
-    lengths : ndarray, optional
-        (B,) int64: each row's number of steps. Of a piece of a longer sequence, the number that it has from this
-        piece's first step on; less than 0 is 0, more than T is T.
-    reset : ndarray, optional
-        (T, B) bool: True where a row starts this step from its initial state.
-    reverse : bool
-        Each row goes through its steps from the last to the first.
-    noise : Noise, optional
-
-    Returns
-    -------
-    y : ndarray (T, B, R)
-        Zero past a row's end.
-    final_state : tuple
-        As `state`, after each row's last step.
-    saved : Saved or None
-    """
-    if keep and isinstance(weights, Panels):
-        raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")
-    h_0 = state[0]
-    dtype = h_0.dtype
-    cdef Panels panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep)
-    cdef UnrollJob job = UnrollJob()
-    cdef Buffers buffers = Buffers()
-    cdef Saved saved = None
-    cdef ptrdiff_t T, B, size
-    cdef bint lstm = panels.cell == LSTM
-    cdef double work
-    cdef tuple sizes = x.shape, normed = (None, None, None, None)
-    T, B = sizes[0], sizes[1]
-    job.weights = panels
-    job.course = course_of(T, B, lengths, reset, reverse, noise)
-    job.odd = panels.turn(T)
-    y = new((T, B, panels.R), dtype)
-    h_n = empty((B, panels.R), dtype)
-    c_n = empty((B, panels.H), dtype) if lstm else None
-    c = new((T, B, panels.H), dtype) if lstm and keep else None
-    rows = new((T, B, panels.S), dtype) if panels.cell > IDENTITY and keep else None
-    if panels.normal and keep:
-        normed = (new((T, B, panels.N_ih), dtype), empty((T, B), dtype),
-                  new((T, B, panels.N_hh), dtype), empty((T, B), dtype))
-    job.x = buffers.read(x)
-    job.h_0, job.c_0 = buffers.read(h_0), buffers.read(state[1]) if lstm else NULL
-    job.y, job.h_n, job.c_n = buffers.write(y), buffers.write(h_n), buffers.write(c_n)
-    job.c, job.gates = buffers.write(c), buffers.write(rows)
-    job.normed_ih, job.rate_ih = buffers.write(normed[0]), buffers.write(normed[1])
-    job.normed_hh, job.rate_hh = buffers.write(normed[2]), buffers.write(normed[3])
-    size = 8 if panels.double else 4
-    if T * B:
-        work = panels.work() * T * B
-        if work < WORK_TO_SHARE:
-            threads = 1
-        job.items = row_blocks(panels, B, threads)
-        job.make_room(max(1, min(threads, <int> B)))
-        if job.items == 1 and work < WORK_TO_RELEASE:
-            job.item(0, 0)
-        else:
-            job.run(job.items, min(threads, <int> B) - 1)
-    else:
-        memcpy(job.h_n, job.h_0, B * panels.R * size)
-        if lstm:
-            memcpy(job.c_n, job.c_0, B * panels.H * size)
-    if keep:
-        panels.end_forward()
-        saved = Saved()
-        saved.panels, saved.course, saved.x, saved.state, saved.y = panels, job.course, x, state, y
-        saved.c, saved.rows, saved.normed, saved.dtype = c, rows, normed, dtype
-        saved.lengths, saved.reset, saved.noise = lengths, reset, noise
-    return y, (h_n, c_n) if lstm else (h_n,), saved

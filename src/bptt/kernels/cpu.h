@@ -2,7 +2,13 @@
 #ifndef BPTT_CPU_H
 #define BPTT_CPU_H
 
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#if defined(BPTT_NATIVE)
+#define CPU_NATIVE 1
+#else
+#define CPU_NATIVE 0
+#endif
+
+#if !defined(BPTT_NATIVE) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #include <cpuid.h>
 #include <stdint.h>
 

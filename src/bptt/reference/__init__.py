@@ -7,7 +7,7 @@ on nested lists and import nothing but the standard library and each other; ``bo
 """
 
 from .back import step_back
-from .boundary import Saved, bptt, short_call, terms, unroll
+from .boundary import Saved, bptt, chunk_bounds, release_memory, short_call, terms, unroll
 from .cells import CELLS
 from .readout import affine, affine_backward, softmax_cross_entropy
 from .stepper import Packed, Stepper, pack
@@ -20,7 +20,9 @@ __all__ = [
     "affine",
     "affine_backward",
     "bptt",
+    "chunk_bounds",
     "pack",
+    "release_memory",
     "short_call",
     "softmax_cross_entropy",
     "step_back",

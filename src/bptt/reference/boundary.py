@@ -37,6 +37,7 @@ class Saved(NamedTuple):
     reset: Mask | None = None  # (T, B), a copy
     reverse: bool = False
     noise: arrays.Noise | None = None  # a copy
+    begin: tuple[Array, ...] | None = None  # before the first step, if not `state`; a copy
 
 
 def unroll(
@@ -51,6 +52,7 @@ def unroll(
     reset: Mask | None = None,
     reverse: bool = False,
     noise: arrays.Noise | None = None,
+    begin: tuple[Array, ...] | None = None,
 ) -> tuple[Array, tuple[Array, ...], Saved | None]:
     """Forward pass of one direction of one layer.
 
@@ -63,26 +65,31 @@ def unroll(
     state : tuple of ndarray
         (h_0,), for an LSTM (h_0, c_0): h_0 (B, R), c_0 (B, H).
     weights : Weights or Packed
-        From ``pack`` only without `keep`.
+        With `keep` only what ``pack`` made with ``backward=True``.
     keep : bool
         Whether to return what :func:`bptt` needs.
     threads : int
         No effect here.
     lengths : ndarray or None
-        (B,) int64 in [0, T], each row's number of steps; None for T.
+        (B,) int64, each row's number of steps; None for T. Less than 0 is 0, more than T is T, as it may be
+        in a piece of a longer sequence.
     reset : ndarray or None
         (T, B) bool, True where a row starts a step from its initial state.
     reverse : bool
         Whether each row goes through its steps from the last to the first.
     noise : Noise or None
         With `keep`, masks wherever a rate is not 0.
+    begin : tuple of ndarray or None
+        The state before the first step of a piece of a longer sequence, like `state`, which is then what
+        resets go back to, at the first step too. None: `state`.
 
     Returns
     -------
     y : ndarray
         (T, B, R), zero past a row's end.
     final_state : tuple of ndarray
-        The state after each row's last step, as `state`; a copy of its initial state for a row without steps.
+        The state after each row's last step, as `state`; for a row without steps a copy of the one that it
+        begins with.
     saved : Saved or None
         Holds x and y themselves and copies of the rest.
 
@@ -92,13 +99,13 @@ def unroll(
         For another cell, weights that it does not have or that are packed for something else, rates of
         zoneout without masks with `keep`.
     TypeError
-        For packed weights with `keep`.
+        For weights packed for the forward pass only with `keep`.
 
     Notes
     -----
     Source: docs/equations.md, "Forward", "LSTM", "GRU", "Lengths", "Resets", "Dropout and zoneout".
     """
-    if keep and isinstance(weights, Packed):
+    if keep and isinstance(weights, Packed) and weights.weights is None:
         raise TypeError(
             "weights: expected Weights for keep=True, got packed ones, which are for the forward pass only"
         )
@@ -107,6 +114,7 @@ def unroll(
             if getattr(noise, f"zoneout_{name}") != 0.0 and getattr(noise, f"kept_{name}") is None:
                 raise ValueError(f"noise: expected a mask kept_{name} for keep=True, got a rate alone")
     dtype = state[0].dtype
+    lengths = None if lengths is None else np.clip(lengths, 0, len(x))
     run, final = unroll_lists(
         cell,
         x.tolist(),
@@ -114,14 +122,18 @@ def unroll(
         packed_for(cell, weights, x.dtype.kind == "i", dtype),
         conversion.to_course(lengths, reset, reverse),
         conversion.to_noise(cell, noise),
+        None if begin is None else to_states(begin),
     )
     y, *c = (
         to_array([[state[part] for state in row] for row in run.states], (len(x), *like.shape), dtype)
         for part, like in enumerate(state)
     )
     final_state = conversion.from_states(final, state)
-    if isinstance(weights, Packed) or not keep:
+    if not keep:
         return y, final_state, None
+    if isinstance(weights, Packed):
+        assert weights.weights is not None, "checked above"
+        weights = weights.weights
     H = weights.weight_hh.shape[0] // max(1, len(GATES[cell]))
     saved = Saved(
         cell,
@@ -131,10 +143,11 @@ def unroll(
         conversion.copied(weights),
         c[0] if c else None,
         MappingProxyType(conversion.from_gates(cell, run.gates, (*x.shape[:2], H), dtype)),
-        None if lengths is None else lengths.copy(),
+        lengths,
         None if reset is None else reset.copy(),
         reverse,
         None if noise is None else conversion.copied(noise),
+        None if begin is None else tuple(array.copy() for array in begin),
     )
     return y, final_state, saved
 
@@ -152,6 +165,7 @@ def as_run(cell: str, saved: Saved) -> Run:
         conversion.sequence_of_gates(saved.gates, saved.y.shape[:2]),
         conversion.to_course(saved.lengths, saved.reset, saved.reverse),
         conversion.to_noise(cell, saved.noise),
+        None if saved.begin is None else to_states(saved.begin),
     )
 
 
@@ -164,6 +178,9 @@ def bptt(
     depth: int | None = None,
     threads: int = 1,
     squares: Array | None = None,
+    add_to: Weights | None = None,
+    initial_to: tuple[Array, ...] | None = None,
+    input_grad: bool = True,
 ) -> tuple[Array | None, tuple[Array, ...], Weights]:
     """Backward pass of one direction of one layer.
 
@@ -184,15 +201,23 @@ def bptt(
         No effect here.
     squares : ndarray or None
         (T, B) of float64, where to put the squared norm of dL/dh_t; nothing is written past a row's end.
+    add_to : Weights or None
+        Gradients of the steps after these, as an earlier call returned them: this call goes on with their
+        sums, in place. In float64 the result has the bits of a single call over all steps.
+    initial_to : tuple of ndarray or None
+        Where to add what resets send to the initial state, as `state`; None: to what is returned. Not with a
+        depth.
+    input_grad : bool
+        Whether dx is wanted.
 
     Returns
     -------
     dx : ndarray or None
-        (T, B, I), zero past a row's end; None when x was token ids.
+        (T, B, I), zero past a row's end; None when x was token ids or `input_grad` is False.
     dstate : tuple of ndarray
-        Gradients of the initial state, as `state` was given.
+        Gradients of the state before the first step, as `state` was given.
     dweights : Weights
-        Gradients in the parameters' shapes; None where a parameter is None.
+        Gradients in the parameters' shapes; None where a parameter is None. With `add_to`, that.
 
     Notes
     -----
@@ -204,7 +229,8 @@ def bptt(
         given = zip(dfinal_state, saved.state, strict=True)
         dfinal = to_states(tuple(np.zeros_like(like) if d is None else d for d, like in given))
     norms: Any = None if squares is None else squares.tolist()
-    dx, dinitial, dweights = bptt_lists(
+    resets = None if initial_to is None else to_states(initial_to)
+    dx, dstart, dweights = bptt_lists(
         cell,
         as_run(cell, saved),
         conversion.to_lists(cell, saved.weights),
@@ -212,20 +238,49 @@ def bptt(
         dfinal,
         depth,
         norms,
+        None if add_to is None else conversion.to_lists(cell, add_to),
+        resets,
     )
     if squares is not None:
         squares[...] = np.reshape(norms, squares.shape)
     # Without any row, lists cannot tell token ids from floats; the dtype can.
     dx_array = None
-    if np.issubdtype(saved.x.dtype, np.floating):
+    if input_grad and np.issubdtype(saved.x.dtype, np.floating):
         nothing = [0.0] * saved.x.shape[2]
         rows = [[nothing if dx_tb is None else dx_tb for dx_tb in dx_t] for dx_t in dx]
         dx_array = to_array(rows, saved.x.shape, saved.y.dtype)
-    return (
-        dx_array,
-        conversion.from_states(dinitial, saved.state),
-        conversion.to_weights(dweights, saved.weights),
-    )
+    if initial_to is not None and resets is not None:
+        for array, total in zip(initial_to, conversion.from_states(resets, saved.state), strict=True):
+            array[...] = total
+    dstate = conversion.from_states(dstart, saved.state)
+    gradients = conversion.to_weights(dweights, saved.weights)
+    if add_to is None:
+        return dx_array, dstate, gradients
+    for into, gradient in zip(add_to, gradients, strict=True):
+        if into is not None:
+            into[...] = gradient
+    return dx_array, dstate, add_to
+
+
+def chunk_bounds(T: int, B: int, lengths: Tokens | None = None) -> list[int]:
+    """Return the steps at which the sums of :func:`bptt` over time are cut, from T down to 0: all.
+
+    Parameters
+    ----------
+    T, B : int
+        No effect of B here.
+    lengths : ndarray or None
+        No effect here.
+
+    Returns
+    -------
+    list of int
+    """
+    return list(range(T, -1, -1))
+
+
+def release_memory() -> None:
+    """Do nothing: no memory of earlier calls is kept."""
 
 
 def terms(cell: str, saved: Saved, dy: Array) -> dict[str, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import arrays
 from ..arrays import Array, Weights
-from .conversion import from_states, to_lists, to_noise, to_states
+from .conversion import copied, from_states, to_lists, to_noise, to_states
 from .records import Parameters
 from .unroll import unroll
 
@@ -20,10 +20,11 @@ class Packed(NamedTuple):
     tokens: bool
     dtype: np.dtype[Any]
     parameters: Parameters
+    weights: Weights | None  # a copy, for recorded passes
 
 
-def pack(cell: str, weights: Weights, *, tokens: bool = False) -> Packed:
-    """Convert the weights once, for calls of ``unroll`` with ``keep=False`` or for a :class:`Stepper`.
+def pack(cell: str, weights: Weights, *, tokens: bool = False, backward: bool = False) -> Packed:
+    """Convert the weights once, for many calls of ``unroll`` or for a :class:`Stepper`.
 
     Parameters
     ----------
@@ -32,6 +33,8 @@ def pack(cell: str, weights: Weights, *, tokens: bool = False) -> Packed:
     weights : Weights
     tokens : bool
         For token ids instead of floats.
+    backward : bool
+        Also for calls of ``unroll`` with ``keep=True``.
 
     Returns
     -------
@@ -43,7 +46,8 @@ def pack(cell: str, weights: Weights, *, tokens: bool = False) -> Packed:
     ValueError
         For another cell, or weights that the cell does not have.
     """
-    return Packed(cell, tokens, weights.weight_hh.dtype, to_lists(cell, weights))
+    snapshot = copied(weights) if backward else None
+    return Packed(cell, tokens, weights.weight_hh.dtype, to_lists(cell, weights), snapshot)
 
 
 def packed_for(cell: str, weights: Weights | Packed, tokens: bool, dtype: np.dtype[Any]) -> Parameters:

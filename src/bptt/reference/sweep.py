@@ -8,7 +8,7 @@ from __future__ import annotations
 from .affine import Row, add, dot
 from .records import Parameters, State, Step, zeros_of
 from .step import step_backward
-from .unroll import Run, Sequence, taken, zeros_of_state
+from .unroll import Run, Sequence, starts, taken, zeros_of_state
 
 #: Gradients with respect to x, [t][b][i]; None for token ids and past a row's end.
 InputGradients = list[list[Row | None]]
@@ -22,6 +22,8 @@ def bptt(
     dfinal: list[State] | None,
     depth: int | None = None,
     squares: list[Row] | None = None,
+    into: Parameters | None = None,
+    dinitial: list[State] | None = None,
 ) -> tuple[InputGradients, list[State], Parameters]:
     """Backward pass.
 
@@ -42,13 +44,18 @@ def bptt(
         a reset at step k, at k - 1), only if i < K. Steps are counted as they are taken.
     squares : list of Row or None
         (T, B), where to put the squared norm of dL/dh_t; nothing is written past a row's end.
+    into : Parameters or None
+        Gradients of the steps after these, to which those of these are added; None for zeros.
+    dinitial : list of State or None
+        (B,), where to add what goes to the initial states at resets; None: to what is returned. Not with a
+        depth.
 
     Returns
     -------
     dx : InputGradients
         (T, B, I); None for token ids and past a row's end.
-    dinitial : list of State
-        (B,).
+    dstart : list of State
+        (B,) gradients with respect to the states before the first step.
     dweights : Parameters
         Gradients in the parameters' shapes; None where a parameter is None.
 
@@ -57,25 +64,25 @@ def bptt(
     The whole gradient costs T backward steps. A truncated one has no carry to share between loss steps,
     because each forgets at its own k, so it walks back from every step separately: T min(K, T) of them.
     """
-    dx: InputGradients = [[None for _ in run.initial] for _ in run.x]
-    dinitial = []
-    into = zeros_of(weights)
+    into = zeros_of(weights) if into is None else into
+    if depth is None:
+        resets = [zeros_of_state(state) for state in run.initial] if dinitial is None else dinitial
+        dx, dstart = _whole(cell, run, weights, dy, dfinal, squares, into, resets)
+        return dx, list(map(add_states, resets, dstart)) if dinitial is None else dstart, into
+    dx = [[None for _ in run.initial] for _ in run.x]
+    dstart = []
     for b, initial in enumerate(run.initial):
         times, steps = taken(run, b)
         dh = None if dy is None else [dy[t][b] for t in times]
         dend = None if dfinal is None else dfinal[b]
-        if depth is None:
-            dend = zeros_of_state(initial) if dend is None else dend
-            dx_row, dh_row, dstart = _whole(cell, steps, weights, dh, dend, into)
-        else:
-            zeros = zeros_of_state(initial)
-            dx_row, dh_row, dstart = _truncated(cell, steps, weights, dh, dend, zeros, depth, into)
+        zeros = zeros_of_state(initial)
+        dx_row, dh_row, drow = _truncated(cell, steps, weights, dh, dend, zeros, depth, into)
         for t, dx_t, dh_t in zip(times, dx_row, dh_row, strict=True):
             dx[t][b] = dx_t
             if squares is not None:
                 squares[t][b] = 0.0 if dh_t is None else dot(dh_t, dh_t)
-        dinitial.append(dstart)
-    return dx, dinitial, into
+        dstart.append(drow)
+    return dx, dstart, into
 
 
 def add_states(a: State, b: State) -> State:
@@ -93,25 +100,41 @@ def add_states(a: State, b: State) -> State:
 
 
 def _whole(
-    cell: str, steps: list[Step], weights: Parameters, dh: list[Row] | None, dend: State, into: Parameters
-) -> tuple[list[Row | None], list[Row | None], State]:
-    """Return dx, dL/dh_t and the gradient of the initial state of one row, in one sweep."""
-    dx: list[Row | None] = [None for _ in steps]
-    totals = list(dx)
-    dinitial = zeros_of_state(dend)
+    cell: str,
+    run: Run,
+    weights: Parameters,
+    dy: Sequence | None,
+    dfinal: list[State] | None,
+    squares: list[Row] | None,
+    into: Parameters,
+    dinitial: list[State],
+) -> tuple[InputGradients, list[State]]:
+    """Return dx and the gradients of the states before the first step, in one sweep over all rows.
+
+    The sums over steps and rows run from the last step to the first, the rows of a step in ascending order,
+    so that a sequence may be swept piece by piece.
+    """
+    dx: InputGradients = [[None for _ in run.initial] for _ in run.x]
+    rows = [taken(run, b) for b in range(len(run.initial))]
     # carry_{T+1} = dL/d(h_n, c_n)
-    carry = dend
-    for k in reversed(range(len(steps))):
-        # dh_k = dL/dy_k + carry_{k+1},  dc_k = carry_{k+1}
-        dstate = carry if dh is None else (add(dh[k], carry[0]), *carry[1:])
-        totals[k] = dstate[0]
-        # carry_k = dL/d(h_{k-1}, c_{k-1})
-        dx[k], carry = step_backward(cell, steps[k], dstate, weights, into)
-        if steps[k].first:
-            # the state before this step was the initial one
-            dinitial, carry = add_states(dinitial, carry), zeros_of_state(carry)
-    # without any step the final state is the initial one
-    return dx, totals, add_states(dinitial, carry)
+    carries = [zeros_of_state(state) for state in run.initial] if dfinal is None else list(dfinal)
+    for k in reversed(range(len(run.x))):
+        for b, (times, steps) in enumerate(rows):
+            if k >= len(steps):
+                continue
+            t, carry = times[k], carries[b]
+            # dh_k = dL/dy_k + carry_{k+1},  dc_k = carry_{k+1}
+            dstate = carry if dy is None else (add(dy[t][b], carry[0]), *carry[1:])
+            if squares is not None:
+                squares[t][b] = dot(dstate[0], dstate[0])
+            # carry_k = dL/d(h_{k-1}, c_{k-1})
+            dx[t][b], carry = step_backward(cell, steps[k], dstate, weights, into)
+            if starts(run.course, t, b):
+                # the state before this step was the initial one
+                dinitial[b], carry = add_states(dinitial[b], carry), zeros_of_state(carry)
+            carries[b] = carry
+    # without any step the final state is the first one
+    return dx, carries
 
 
 def _truncated(

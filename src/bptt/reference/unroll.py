@@ -51,6 +51,7 @@ class Run(NamedTuple):
     gates: list[list[Gates]]  # (T, B); zeros past a row's end
     course: Course
     noise: Noise
+    begin: list[State] | None = None  # (B,) states before the first step; None: the initial ones
 
 
 def order(T: int, b: int, course: Course) -> list[int]:
@@ -115,6 +116,7 @@ def unroll(
     weights: Parameters,
     course: Course = WHOLE,
     noise: Noise = QUIET,
+    begin: list[State] | None = None,
 ) -> tuple[Run, list[State]]:
     """Forward pass.
 
@@ -129,12 +131,14 @@ def unroll(
     weights : Parameters
     course : Course
     noise : Noise
+    begin : list of State or None
+        (B,) states before the first step, of a piece of a longer sequence; None for the initial ones.
 
     Returns
     -------
     run : Run
     final : list of State
-        (B,) state after each row's last step; the initial one of a row without steps.
+        (B,) state after each row's last step; the one before the first step of a row without steps.
     """
     nothing = [zeros_of_state(start) for start in initial]
     no_gates = {name: [0.0] * (len(weights.weight_hh) // len(GATES[cell])) for name in GATES[cell]}
@@ -142,7 +146,7 @@ def unroll(
     gates: list[list[Gates]] = [[no_gates for _ in initial] for _ in x]
     final = []
     for b, start in enumerate(initial):
-        state = start
+        state = start if begin is None else begin[b]
         for t in order(len(x), b, course):
             if starts(course, t, b):
                 state = start
@@ -150,7 +154,7 @@ def unroll(
             state, gates[t][b] = step(cell, x[t][b], state, weights, noise_at(noise, t, b))
             states[t][b] = state
         final.append(state)
-    return Run(x, initial, states, gates, course, noise), final
+    return Run(x, initial, states, gates, course, noise, begin), final
 
 
 def taken(run: Run, b: int) -> tuple[list[int], list[Step]]:
@@ -172,8 +176,11 @@ def taken(run: Run, b: int) -> tuple[list[int], list[Step]]:
     times = order(len(run.x), b, run.course)
     steps: list[Step] = []
     for t in times:
-        first = not steps or starts(run.course, t, b)
+        reset = starts(run.course, t, b)
+        first = not steps or reset
         before = run.initial[b] if first else steps[-1].after
+        if not steps and not reset and run.begin is not None:
+            before = run.begin[b]
         noise = noise_at(run.noise, t, b)
         steps.append(Step(run.x[t][b], before, run.states[t][b], run.gates[t][b], noise, first))
     return times, steps
