@@ -57,6 +57,7 @@ release_memory = _module.release_memory
 bptt = _module.bptt
 chunk_bounds = _module.chunk_bounds
 step_back = _module.step_back
+walk = _module.walk
 affine = _module.affine
 affine_backward = _module.affine_backward
 softmax_cross_entropy = _module.softmax_cross_entropy
@@ -122,6 +123,7 @@ __all__ = [
     "short_call",
     "softmax_cross_entropy",
     "step_back",
+    "walk",
     "step_seconds",
     "unroll",
     "variant",

@@ -147,7 +147,7 @@ def affine_backward(x, weight, dy, *, int threads=1):
         job.scratch = take_memory(job.scratch_each * max(threads, 1))
         job.turned = take_memory(job.rows * job.N * size)
         job.turns = max(threads, 1)
-        panels = panel_count(<double *> NULL, job.K) if job.double else panel_count(<float *> NULL, job.K)
+        panels = outer_items(<double *> NULL, job.N, job.K) if job.double else outer_items(<float *> NULL, job.N, job.K)
         job.run(job.turns + panels + 1, threads - 1)
     else:
         memset(job.dweight, 0, job.N * job.K * size)

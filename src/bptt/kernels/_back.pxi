@@ -43,7 +43,7 @@ cdef class BpttJob(Job):
     cdef void *d_hh             # WORK (capacity, N_hh): gradient of W_hh h_{t-1}
     cdef void *turned_ih        # WORK (N_ih, capacity): d_ih transposed (where turns > 0)
     cdef void *turned_hh        # WORK (N_hh, capacity)
-    cdef void *h_before         # WORK (capacity, R): h_{t-1} as W_hh sees it; NULL where y and h_0 are that
+    cdef void *h_before         # WORK (capacity, R): h_{t-1} as W_hh sees it; NULL where nobody wants it
     cdef void *xs               # WORK (capacity, I) or tokens (capacity,); NULL where x is that
     cdef void *dxs              # WORK (capacity, I); NULL where dx is that
     cdef void *dh               # WORK (capacity, R): dL/dh_t of a projected LSTM
@@ -51,7 +51,7 @@ cdef class BpttJob(Job):
     cdef void *dx               # OUT (T, B, I)
     cdef void *dh_0             # INOUT (B, R): of what resets go back to
     cdef void *dc_0             # INOUT (B, H)
-    cdef void *dh_begin         # INOUT (B, R), zeros at first: the same array, or that of the state before the first step
+    cdef void *dh_begin         # INOUT (B, R), zeros at first: dh_0, or that of the state before the first step
     cdef void *dc_begin         # INOUT (B, H)
     cdef void *dw[8]            # OUT as Weights; of tokens dw[0] is INOUT (I, padded N_ih) of zeros
     cdef void *dbias            # OUT (S,)
@@ -149,7 +149,9 @@ cdef void back_step(
             else:
                 h_1, c_1 = y + (at + back) * R, row_of(job.c, at + back, H, <real *> NULL)
             if not plain:
-                if mask != NULL:
+                if masked == NULL:
+                    pass
+                elif mask != NULL:
                     times(h_1, mask + b * R, masked + r * R, R)
                 else:
                     memcpy(masked + r * R, h_1, R * sizeof(real))

@@ -27,6 +27,7 @@ __all__ = [
     "step_back",
     "step_seconds",
     "unroll",
+    "walk",
 ]
 
 CELLS: tuple[str, ...]
@@ -129,6 +130,18 @@ def step_back(
     saved: Saved, s: int, dh: Array, dc: Array | None = None
 ) -> tuple[Array, Array | None, Array, Array, Array, Array]: ...
 def release_memory() -> None: ...
+def walk(
+    saved: Saved,
+    losses: Array,
+    steps: Tokens,
+    each: int,
+    factors: Array,
+    spans: Tokens,
+    totals: Array,
+    exponents: Tokens,
+    *,
+    threads: int = 1,
+) -> None: ...
 def affine(x: Array, weight: Array, bias: Array | None, *, threads: int = 1) -> Array: ...
 def affine_backward(
     x: Array, weight: Array, dy: Array, *, threads: int = 1

@@ -10,10 +10,10 @@
 
 
 cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
-    """Panels of dW_hh, of dW_hn, of dW_ih (tokens: one item), groups of dx rows, panels of dW_hr, all vectors."""
-    return (panel_count(kind, w.R) + (panel_count(kind, w.H) if w.cell == GRU_BEFORE else 0)
-            + (1 if w.tokens else panel_count(kind, w.I)) + job.input_groups
-            + (panel_count(kind, w.H) if w.projected else 0) + 1)
+    """Items of dW_hh, of dW_hn, of dW_ih (tokens: one), groups of dx rows, items of dW_hr, one for all vectors."""
+    return (outer_items(kind, w.N_hh, w.R) + (outer_items(kind, w.H, w.H) if w.cell == GRU_BEFORE else 0)
+            + (1 if w.tokens else outer_items(kind, w.N_ih, w.I)) + job.input_groups
+            + (outer_items(kind, w.R, w.H) if w.projected else 0) + 1)
 
 
 cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker, real *kind) noexcept nogil:
@@ -34,6 +34,7 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
     cdef ptrdiff_t from_head = 0
     cdef const real *head = NULL
     cdef const real *body
+    cdef real *to
     if item < job.blocks:
         bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item),
                   block_start(B, job.blocks, item + 1), kind)
@@ -51,7 +52,7 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
     item -= job.turns
     if job.interrupted(worker, 2.0 * rows * w.N_hh * 64):
         return
-    count = panel_count(kind, R)
+    count = outer_items(kind, w.N_hh, R)
     if item < count:
         # dW_hh = sum_t da_t^T h_{t-1}
         body = <const real *> job.h_before
@@ -64,12 +65,12 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
         return
     item -= count
     if w.cell == GRU_BEFORE:
-        if item < panel_count(kind, H):
+        if item < outer_items(kind, H, H):
             # dW_hn = sum_t da_n^T s_t
             outer_panel(columns_ih, row_ih, k_ih, H, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
                         scratch, <real *> job.dw[1] + 2 * H * H, start_sum)
             return
-        item -= panel_count(kind, H)
+        item -= outer_items(kind, H, H)
     if w.tokens:
         if item == 0:
             # dW_ih[:, v] = sum of da over the rows with token v
@@ -79,7 +80,7 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
             return
         item -= 1
     else:
-        count = panel_count(kind, I)
+        count = outer_items(kind, w.N_ih, I)
         if item < count:
             # dW_ih = sum_t da_t^T x_t
             body = <const real *> job.xs if job.xs != NULL else <const real *> job.x + start * B * I
@@ -92,15 +93,18 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
             first, last = block_start(rows, job.input_groups, item), block_start(rows, job.input_groups, item + 1)
             if first == last:
                 return
-            product(1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first, 1, 0,
-                    <const real *> w.back_ih, w.N_ih, I,
-                    <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I,
-                    I, 0, TILE_SET, <const real *> NULL, False)
+            to = <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I
+            if last - first > ROWS_TOGETHER:
+                deep_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
+                             <const real *> w.back_ih, w.N_ih, I, to, I)
+            else:
+                product(1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first, 1, 0,
+                        <const real *> w.back_ih, w.N_ih, I, to, I, 0, TILE_SET, <const real *> NULL, False)
             if job.dxs != NULL:
                 put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
             return
         item -= job.input_groups
-    if w.projected and item < panel_count(kind, H):
+    if w.projected and item < outer_items(kind, R, H):
         # dW_hr = sum_t dh_t^T m_t
         outer_panel(<const real *> job.dh, 1, R, R, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
                     scratch, <real *> job.dw[4], start_sum)

@@ -1,22 +1,22 @@
 # All of one CPU variant: included by _baseline.pyx, _avx2.pyx and _avx512.pyx, which differ in compiler flags only.
 
-from libc.math cimport log
+from libc.math cimport INFINITY, fabs, frexp, ldexp, log
 from libc.stddef cimport ptrdiff_t
 
 from time import perf_counter
 
-from numpy import arange, concatenate, ndarray, zeros
+from numpy import arange, asarray, concatenate, ndarray, zeros
 from numpy import empty as numpy_empty
 from numpy import dtype as as_dtype
 from numpy import tile as tile_rows
 
 from bptt.arrays import Weights
-from bptt.kernels._activations cimport exp_row, f32_load, f32_splat, f32_store
+from bptt.kernels._activations cimport lanes, splat, get, exp_row, f32_load, f32_splat, f32_store
 from bptt.kernels._cells cimport GRU, GRU_BEFORE, IDENTITY, LSTM, RELU, SIGMOID, TANH, cell_backward, cell_forward
 from bptt.kernels._gates cimport (
     GRU_ALL, GRU_RESET, GRU_UPDATE, gru_backward, gru_forward, lstm_backward, lstm_forward, reset_backward,
 )
-from bptt.kernels._norm cimport normalise, normalise_backward, scale_add, square_sum
+from bptt.kernels._norm cimport across, normalise, normalise_backward, scale_add, square_sum
 from bptt.kernels._pool import submit
 from bptt.kernels._tile cimport *
 
@@ -34,6 +34,7 @@ include "_depth.pxi"
 include "_outer.pxi"
 include "_bptt.pxi"
 include "_propagate.pxi"
+include "_walk.pxi"
 include "_affine.pxi"
 include "_losses.pxi"
 include "_measure.pxi"
@@ -41,5 +42,5 @@ include "_measure.pxi"
 __all__ = [
     "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
     "elementwise", "fma_peak", "pack_weights", "read_bandwidth", "release_memory", "short_call",
-    "softmax_cross_entropy", "step_back", "step_seconds", "unroll",
+    "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "walk",
 ]

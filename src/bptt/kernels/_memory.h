@@ -10,6 +10,10 @@
 
 #include "_share.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 enum {
 #if defined(BPTT_SANITIZE)
     MEMORY_LARGE = 0x7fffffff, /* none: a sanitizer can't see into blocks that are kept */
@@ -18,6 +22,7 @@ enum {
 #endif
     MEMORY_SLOTS = 16
 };
+#define MEMORY_PAGE ((size_t)2 << 20)
 #define MEMORY_KEPT ((size_t)64 << 20) /* bytes that are kept at most */
 
 static struct { void *block; size_t size; } memory_slots[MEMORY_SLOTS]; /* oldest first */
@@ -50,6 +55,22 @@ static void *memory_remove(int k)
     return block;
 }
 
+/* Packed weights of 16 MiB, read at every time step, are 4,096 pages: more than the processor has translations for.
+ * Pages of 2 MiB, where the system gives them when asked. */
+static void *memory_fresh(size_t size)
+{
+#if defined(MADV_HUGEPAGE)
+    void *block = NULL;
+    if (size >= 2 * MEMORY_PAGE) {
+        if (posix_memalign(&block, MEMORY_PAGE, size))
+            return NULL;
+        madvise(block, size / MEMORY_PAGE * MEMORY_PAGE, MADV_HUGEPAGE);
+        return block;
+    }
+#endif
+    return malloc(size);
+}
+
 /* At least *size bytes, NULL if there are none; *size becomes the block's size. */
 static void *memory_take(size_t *size)
 {
@@ -67,7 +88,7 @@ static void *memory_take(size_t *size)
         block = memory_remove(best);
     }
     memory_leave();
-    return block ? block : malloc(*size);
+    return block ? block : memory_fresh(*size);
 }
 
 /* Free what is kept. */

@@ -6,6 +6,14 @@ cdef enum:
     # cache sets: then h and x are copied, and da is transposed.
     DIRECT_COLUMNS = 64
     DIRECT_ROWS = 256
+    # Rows of a weight gradient summed at once: BLOCK_K rows of da, so many wide, stay in cache from panel to panel.
+    OUTER_ROWS = 1024
+    DEEP_FROM = 500_000  # numbers of a W_ih that stays in no cache while rows of da go through it
+
+
+cdef inline ptrdiff_t outer_items(real *kind, ptrdiff_t M, ptrdiff_t N) noexcept nogil:
+    """Items of `outer_panel` in all."""
+    return panel_count(kind, N) * ceil_div(M, OUTER_ROWS)
 
 
 cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
@@ -42,14 +50,17 @@ cdef void put_rows(
 
 cdef void outer_panel(
     const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows, const real *head,
-    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
+    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t item, real *scratch, real *dw, int start
 ) noexcept nogil:
-    """dW (M, N) (+)= da^T v for the columns of panel p.
+    """dW (M, N) (+)= da^T v for one group of rows and the columns of one panel; see `outer_items`.
 
     da^T[i, k] = da[i * a_row + k * a_k]; the first `late` of its rows are the last ones of dW.  v (rows, N) is
     head_rows rows of head, then body.
     """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
+    cdef ptrdiff_t panels = panel_count(<real *> NULL, N), p = item % panels, groups = ceil_div(M, OUTER_ROWS)
+    cdef ptrdiff_t top = block_start(M, groups, item // panels), end = block_start(M, groups, item // panels + 1)
+    cdef ptrdiff_t early = max(top, late)
     cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
     cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
     cdef ptrdiff_t tail = min(L, N - (first + width - 1) * L)
@@ -69,11 +80,14 @@ cdef void outer_panel(
                 pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
                            scratch + from_head * width * L)
             panel, panel_k = scratch, width * L
-        if late:
-            panel_product(1, <int> width, da + k * a_k, a_row, a_k, late, panel, panel_k, depth, dw + (M - late) * N,
-                          N, tail, start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
-        panel_product(1, <int> width, da + late * a_row + k * a_k, a_row, a_k, M - late, panel, panel_k, depth, dw, N,
-                      tail, start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
+        if top < late:
+            panel_product(1, <int> width, da + top * a_row + k * a_k, a_row, a_k, min(late, end) - top, panel, panel_k,
+                          depth, dw + (M - late + top) * N, N, tail, start if k == 0 else TILE_ADD,
+                          <const real *> NULL, <const real *> NULL)
+        if early < end:
+            panel_product(1, <int> width, da + early * a_row + k * a_k, a_row, a_k, end - early, panel, panel_k, depth,
+                          dw + (early - late) * N, N, tail, start if k == 0 else TILE_ADD,
+                          <const real *> NULL, <const real *> NULL)
         k += depth
 
 

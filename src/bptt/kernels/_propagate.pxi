@@ -101,14 +101,17 @@ cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
     cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H, R = w.R
     cdef Course course = course_of(saved.course.T, B, saved.lengths, saved.reset, saved.course.reverse, saved.noise)
-    cdef real *room
+    cdef Memory scratch
     course.plain = False
     order = tile_rows(arange(B, dtype="i8"), N)
     course.order = <const int64_t *> course_buffers(course).read(order)
     job.weights, job.course, job.capacity, job.blocks = w, course, N * B, 1
     point_at(job, saved, buffers)
     make_room(job, 1, kind)
+    scratch = take_memory((back_room(job, w, N * B) + 1) * sizeof(real))
     job.xs = NULL
+    if w.cell != GRU_BEFORE:
+        job.h_before = NULL
     before = dh.copy()
     before_c = None if w.cell != LSTM else zeros((N, B, H), saved.dtype) if dc is None else dc.copy()
     rows = empty((N, B, w.S), saved.dtype)
@@ -117,9 +120,9 @@ cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
     if w.normal:
         d_ih, d_hh = empty((N, B, w.N_ih), saved.dtype), empty((N, B, w.N_hh), saved.dtype)
         job.d_ih, job.d_hh = buffers.write(d_ih), buffers.write(d_hh)
-    room = <real *> job.scratch.aligned
     with nogil:
-        back_step(job, w, course, s, 0, N * B, 0, False, False, <real *> job.carry_h, <real *> job.carry_c, room)
+        back_step(job, w, course, s, 0, N * B, 0, False, False, <real *> job.carry_h, <real *> job.carry_c,
+                  <real *> scratch.aligned)
     da_ih = da_hh = rows
     if w.cell >= GRU:
         # n r z q -> r z n, r z q
@@ -197,7 +200,9 @@ cdef back_propagate(
     job.deep = depth is not None and depth <= T
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
     job.turns = workers if w.S > DIRECT_ROWS else 0
-    job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER) if input_grad else 0
+    if input_grad:
+        # few rows at a time let W_ih stay in cache and threads share the work; a larger one is read for all at once
+        job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER if workers > 1 or w.I * w.N_ih < DEEP_FROM else BLOCK_K)
     make_room(job, workers, kind)
     if dfinal_state is None:
         first_carry(job, job.course, <const real *> NULL, <const real *> NULL)

@@ -189,6 +189,29 @@ cdef inline void product(
             k += depth
 
 
+cdef inline void deep_product(
+    const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *packed, ptrdiff_t K, ptrdiff_t N, real *c,
+    ptrdiff_t ldc
+) noexcept nogil:
+    """C (rows, N) = A (rows, K) W (K, N) with the sums of `product`, for A and W too large for the caches.
+
+    All panels take part of A's columns before the next part is read: a part of A stays in cache, and W is read once
+    for all rows.
+    """
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), panels = panel_count(<real *> NULL, N), k = 0, p, depth, first, next, width
+    cdef const real *ahead
+    while k < K:
+        depth = min(K - k, <ptrdiff_t> BLOCK_K)
+        for p in range(panels):
+            first, next = panel_start(<real *> NULL, N, p), panel_start(<real *> NULL, N, p + 1)
+            width = next - first
+            ahead = packed + next * L * K + k * width * L if p + 1 < panels else NULL
+            panel_product(1, <int> width, a + k * a_k, a_row, a_k, rows, packed + first * L * K + k * width * L,
+                          width * L, depth, c + first * L, ldc, min(L, N - (next - 1) * L),
+                          TILE_SET if k == 0 else TILE_ADD, <const real *> NULL, ahead)
+        k += depth
+
+
 cdef inline void pack_turned(
     const real *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, real *out, ptrdiff_t out_k
 ) noexcept nogil:

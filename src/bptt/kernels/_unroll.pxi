@@ -111,8 +111,9 @@ cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdi
     cdef real *h = <real *> job.y + first * R
     cdef real *a = h if w.cell <= IDENTITY else room
     check(job.fits(worker, room + (0 if w.cell <= IDENTITY else rows * w.S) + step_room(w, rows, False)), b"room")
-    whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_begin + first * R, row_of(job.c_begin, first, H, kind), h,
-               row_of(job.c_n, first, H, kind), room if w.cell <= IDENTITY else room + rows * w.S)
+    whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_begin + first * R,
+               row_of(job.c_begin, first, H, kind), h, row_of(job.c_n, first, H, kind),
+               room if w.cell <= IDENTITY else room + rows * w.S)
     memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
 
 
