@@ -13,6 +13,7 @@ from _show import arguments, note, table, title
 
 import bptt
 
+KINDS = ("Elman", "LSTM")
 SYMBOLS, NOISE, HIDDEN = 4, 4, 32
 UPDATES = 600
 
@@ -58,29 +59,63 @@ def trained(net: bptt.Network, delay: int) -> tuple[str, float]:
     return f"not in {UPDATES}", right
 
 
+def picture(
+    path: str,
+    flows: dict[str, bptt.GradientFlow],
+    delays: tuple[int, ...],
+    shares: dict[str, list[float]],
+) -> None:
+    """Draw how far the untrained gradients reach, and what training comes to."""
+    from matplotlib.figure import Figure
+
+    from bptt import plots
+
+    figure = Figure(figsize=(11, 4), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (kind, flow) in enumerate(flows.items()):
+        plots.reach(flow, ax=left, label=kind)
+        style = {"color": plots.COLOURS[number], "linestyle": plots.DASHES[number]}
+        right.plot(delays, np.array(shares[kind]) * 100, marker="o", label=kind, **style)
+    left.set_title("Untrained, delay 40: how far the loss reaches")
+    right.axhline(100 / SYMBOLS, color="#666666", linewidth=0.8, linestyle=":", label="chance")
+    right.set(
+        title=f"After at most {UPDATES} updates",
+        xlabel="delay (steps)",
+        ylabel="right answers (%)",
+        ylim=(0, 103),
+        xscale="log",
+        xticks=delays,
+        xticklabels=map(str, delays),
+    )
+    right.minorticks_off()
+    right.grid(alpha=0.25)
+    right.legend(fontsize="small", loc="center left")
+    figure.savefig(path)
+    print(f"\n  picture: {path}")
+
+
 if __name__ == "__main__":
     options_ = arguments(
         __doc__,
         notes=False,
-        out={"metavar": "FILE.png", "help": "draw how far the untrained gradients reach"},
+        out={"metavar": "FILE.png", "help": "draw how far the untrained gradients reach, and who learns"},
     )
     delays = (5, 40) if options_.quick else (5, 10, 20, 40, 80)
     title("Left of the gradient at the first step, untrained; updates until all is right; right at the end")
-    rows = []
+    rows, shares = [], {kind: [] for kind in KINDS}
     for delay_ in delays:
         row = [str(delay_)]
-        for kind_ in ("Elman", "LSTM"):
+        for kind_ in KINDS:
             net_ = network(kind_, options_.backend)
-            left = (
-                gradient_flow(net_, *sequences(delay_, 32, np.random.default_rng(2))).reach[0][0].profile[-1]
-            )
+            flow_ = gradient_flow(net_, *sequences(delay_, 32, np.random.default_rng(2)))
             updates, right_ = trained(net_, delay_)
-            row += [f"{left:.0e}", updates, f"{right_:.2f}"]
+            shares[kind_].append(right_)
+            row += [f"{flow_.reach[0][0].profile[-1]:.0e}", updates, f"{right_:.2f}"]
         rows.append(row)
     table(["delay", "Elman", "updates", "right", "LSTM", "updates", "right"], rows)
     note("Chance is 0.25.")
     flows = {}
-    for kind_ in ("Elman", "LSTM"):
+    for kind_ in KINDS:
         title(f"{kind_}, untrained, delay 40")
         flows[kind_] = gradient_flow(
             network(kind_, options_.backend), *sequences(40, 32, np.random.default_rng(2))
@@ -88,11 +123,4 @@ if __name__ == "__main__":
         for line in str(flows[kind_]).splitlines():
             note(line)
     if options_.out:
-        from bptt import plots
-
-        ax = None
-        for kind_, flow in flows.items():
-            ax = plots.reach(flow, ax=ax, label=kind_)
-        ax.set_title("Untrained, 40 steps of delay")
-        ax.figure.savefig(options_.out)
-        print(f"\n  picture: {options_.out}")
+        picture(options_.out, flows, delays, shares)

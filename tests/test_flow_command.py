@@ -31,7 +31,7 @@ def test_verdict_and_picture(text, model, tmp_path):
     assert lines[0].startswith("Layer 1: going back, the gradient ")
     assert lines[1].startswith("Layer 2: going back, the gradient ")
     image = imread(tmp_path / "flow.png")
-    assert image.shape == (912, 1872, 4)
+    assert image.shape == (912, 2160, 4)
     assert 0.05 < (image[..., :3] < 1).any(axis=2).mean() < 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["flow.png"]
 

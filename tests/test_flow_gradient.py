@@ -10,6 +10,7 @@ from numpy_layers import LAYERS, B, H, T, make, problem
 from numpy_rnn import close
 
 import bptt
+from bptt import kernels
 from bptt.flow.reach import reach_of
 
 STACKS = {
@@ -307,6 +308,26 @@ def test_verdict_of_one_that_grows_or_stays():
     )
 
 
+def test_verdict_of_a_first_step_unlike_the_others():
+    # almost without W_hh the gradient of h goes on through c alone
+    layer = bptt.LSTM(1, 2, dtype=F8, bias=True, seed=0, forget_bias=2.0)
+    layer.parameters["weight_hh_l0"][:] *= 1e-3
+    dy = np.zeros((30, 1, 2))
+    dy[-1] = 1
+    flow = layer.record(np.ones((30, 1, 1)))[2].gradient_flow(dy)
+    profile, factor, _ = flow.reach[0][0]
+    assert 0 < profile[1] < 0.01
+    assert 0.5 < factor < 1
+    first = f"{profile[1]:.1g} times its size in its first step"
+    drop = f"drops to {first}, then falls by a factor of {factor:.2f} a step"
+    assert drop in str(flow)
+    layer.parameters["weight_hh_l0"][:] *= 500
+    flow = layer.record(np.ones((30, 1, 1)))[2].gradient_flow(dy)
+    profile = flow.reach[0][0].profile
+    assert f"the gradient drops to {profile[1]:.0%} in its first step, then falls by a factor of" in str(flow)
+    assert "drops" not in str(of_factor(0.5, 40, many=False))
+
+
 def test_verdict_of_several_layers():
     q, tape = recorded("LSTM", "two ways")
     lines = str(tape.gradient_flow(q.dy)).splitlines()
@@ -350,3 +371,15 @@ def test_verdict_without_gradient_or_steps():
     tape = bptt.RNN(2, 3, seed=0).record(zeros(0, 2, 2))[2]
     assert str(tape.gradient_flow(zeros(0, 2, 3))) == "The layer: no gradient arrives."
     assert str(tape.gradient_flow(dh_n=zeros(1, 2, 3))) == "The layer: no gradient arrives."
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_count_outside(dtype):
+    v = np.random.default_rng(3).normal(size=(5, 3, 74)).astype(dtype)
+    v[1, 2, 3] = np.nan
+    for view in (v, v[:, :, 7:40], v[:, 1:, :1], v[:0], v[:, :0]):
+        expected = ((view < -0.5) | (view > 1)).sum(axis=(1, 2))
+        assert np.array_equal(kernels.count_outside(view, -0.5, 1), expected)
+    with pytest.raises(ValueError, match="expected \\(T, B, N\\)"):
+        kernels.count_outside(v[:, :, ::2], 0, 1)

@@ -320,6 +320,8 @@ def test_errors(tape):
         tape.terms(dy, by="row")
     with raises(TypeError, "rows: expected True or False, got 1"):
         tape.terms(dy, rows=1)
+    with raises(ValueError, "threads: expected an integer of at least 1, got 0"):
+        tape.terms(dy, threads=0)
     with pytest.raises(ValueError, match=r"^parameters: expected one of 'weight_ih_l0', .*, got 'W'$"):
         tape.terms(dy, parameters=["W"])
 

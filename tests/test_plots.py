@@ -62,7 +62,7 @@ def test_heat_map(tape, dy):
     norms = tape.terms(dy, reduce="norm")["weight_hh_l1"]
     ax = plots.heat_map(norms)
     assert labels(ax) == ("Terms of the gradient", "injection step k (time step)", "loss step i (time step)")
-    bar = ax.figure.axes[1]
+    (bar,) = ax.child_axes
     assert bar.get_ylabel() == "norm of the term"
     (image,) = ax.images
     assert image.get_cmap().name == "cividis"
@@ -197,10 +197,20 @@ def test_overview(flow, tape, dy):
         "Gradient of the loss",
         "How far one loss reaches",
         "Saturation",
-        "Terms of the gradient of weight_hh_l1",
         "Products of Jacobians, T = 12",
+        "Terms of the gradient of weight_hh_l1",
     ]
     assert len(plots.overview(flow).axes) == 3
+    assert len(plots.overview(flow, products=tape.jacobian_products()).axes) == 4
+
+
+@pytest.mark.parametrize("draw", [plots.gradient_norms, plots.saturation])
+def test_long_legends_stand_beside_the_axes(flow, draw):
+    ax = draw(flow)
+    pixels(ax)  # which lays the picture out
+    box = ax.get_legend().get_window_extent()
+    assert box.x0 > ax.bbox.x1
+    assert box.x1 < ax.figure.bbox.x1
 
 
 # ------------------------------------------------------------------------------------- files and modules

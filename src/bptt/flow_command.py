@@ -67,7 +67,7 @@ def flow_command(
         return
     layer = network.rnn.num_layers - 1
     parameter = f"weight_hh_l{layer}"
-    norms = tape.terms(dy, reduce="norm", parameters=[parameter])[parameter]
+    norms = tape.terms(dy, reduce="norm", parameters=[parameter], threads=threads)[parameter]
     products = tape.jacobian_products()
     figure = plots.overview(
         flow, norms=norms, parameter=parameter, products=products if products.size <= SPECTRUM_UP_TO else None

@@ -29,6 +29,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 #: Terms smaller than this share of the largest have the darkest colour.
 FAINTEST = 1e-8
+#: Legends of so many lines find room inside their axes; longer ones would cover lines, and stand beside them.
+LEGEND_INSIDE = 2
 #: Of so many singular values each has a line, of more some quantiles have.
 LINES = 12
 
@@ -75,7 +77,8 @@ def heat_map(norms: npt.ArrayLike, *, ax: Axes | None = None, title: str = "Term
         aspect="equal",
     )
     below = bool(shown.count()) and float(shown.min()) < smallest
-    bar = ax.figure.colorbar(image, ax=ax, extend="min" if below else "neither")
+    beside = ax.inset_axes((1.03, 0.0, 0.045, 1.0))  # as high as the axes are, which are square
+    bar = ax.figure.colorbar(image, cax=beside, extend="min" if below else "neither")
     bar.set_label("norm of the term")
     ax.set(title=title, xlabel="injection step k (time step)", ylabel="loss step i (time step)")
     return ax
@@ -179,7 +182,7 @@ def spectrum(products: JacobianProducts, *, row: int = 0, ax: Axes | None = None
         ylabel="singular values of ∂s_T/∂s_k",
         yscale="log",
     )
-    return _legend(ax, columns=2)
+    return _legend(ax)
 
 
 def saturation(flow: GradientFlow, *, ax: Axes | None = None) -> Axes:
@@ -245,7 +248,10 @@ def training_curves(history: Mapping[str, Sequence[float]], *, ax: Axes | None =
     ax.set(title="Training", xlabel="epoch", ylabel="loss")
     ax.locator_params(axis="x", integer=True)
     ax.grid(alpha=0.25)
-    ax.legend(handles=drawn, fontsize="small")
+    # under the axes: inside it could cover a line of either
+    ax.legend(
+        handles=drawn, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(drawn)
+    )
     return ax
 
 
@@ -273,15 +279,18 @@ def overview(
     Figure
     """
     from_flow = [gradient_norms, reach, saturation]
-    count = len(from_flow) + (norms is not None) + (products is not None)
-    figure = _figure(5.2 * -(-count // 2), 7.6)
-    axes = iter([figure.add_subplot(2, -(-count // 2), number + 1) for number in range(count)])
+    small = len(from_flow) + (products is not None)
+    # the heat map, which is square and has a scale beside it, takes the last column alone
+    widths = [1.0, 1.0] if norms is None else [1.0, 1.0, 1.2]
+    figure = _figure(12.0 if norms is None else 18.0, 7.6)
+    grid = figure.add_gridspec(2, len(widths), width_ratios=widths)
+    axes = iter([figure.add_subplot(grid[number // 2, number % 2]) for number in range(small)])
     for draw in from_flow:
         draw(flow, ax=next(axes))
-    if norms is not None:
-        heat_map(norms, ax=next(axes), title=f"Terms of the gradient of {parameter}")
     if products is not None:
         spectrum(products, ax=next(axes))
+    if norms is not None:
+        heat_map(norms, ax=figure.add_subplot(grid[:, 2]), title=f"Terms of the gradient of {parameter}")
     return figure
 
 
@@ -337,10 +346,12 @@ def _style(colour: int, dashes: int | None = None) -> dict[str, Any]:
     return {"color": COLOURS[colour % len(COLOURS)], "linestyle": DASHES[dashes % len(DASHES)]}
 
 
-def _legend(ax: Axes, columns: int = 1) -> Axes:
-    """Add a grid, and a legend if there is more than one line to tell apart."""
+def _legend(ax: Axes) -> Axes:
+    """Add a grid, and a legend if there is more than one line to tell apart; a long one beside the axes."""
     ax.grid(alpha=0.25)
     labelled = [text for text in ax.get_legend_handles_labels()[1] if text]
-    if len(labelled) > 1:
-        ax.legend(fontsize="small", ncols=columns)
+    if len(labelled) > LEGEND_INSIDE:
+        ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    elif len(labelled) > 1:
+        ax.legend(fontsize="small")
     return ax

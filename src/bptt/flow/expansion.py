@@ -9,10 +9,11 @@ import numpy as np
 from bptt.flow.norms import grouped, tables
 from bptt.flow.parts import parts_of, rows_of
 from bptt.flow.sweep import check_course, losses_of, scaled, sweep
+from bptt.flow.walks import can_walk, walked
 from bptt.structure import named, unit_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from bptt.arrays import Array
     from bptt.flow.parts import Part
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Bytes that the gradients of the sources taken together may fill: of one step, which should stay in a
 #: processor's cache, and of all steps, where a layer hands them to the one below.
-STEP_BYTES, LAYER_BYTES = 1 << 18, 1 << 26
+STEP_BYTES, LAYER_BYTES = 1 << 17, 1 << 26
 
 
 class Wanted(NamedTuple):
@@ -33,17 +34,28 @@ class Wanted(NamedTuple):
     parameters: frozenset[str]  # by name
 
 
-def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted) -> dict[str, Array]:
+def terms_of(
+    back: StepBack,
+    walk: Callable[..., None] | None,
+    recorded: Pass,
+    dy: Array,
+    wanted: Wanted,
+    threads: int,
+) -> dict[str, Array]:
     """Return all terms of a recorded pass, or what is wanted of them.
 
     Parameters
     ----------
     back : callable
         The ground floor's ``step_back``.
+    walk : callable or None
+        Its ``walk``, which goes all the way by itself; None if it has none.
     recorded : Pass
     dy : ndarray
         (T, B, D*R).
     wanted : Wanted
+    threads : int
+        At most so many share a walk.
 
     Returns
     -------
@@ -70,6 +82,12 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted) -> dict[
     sources = [steps] if wanted.by == "injection" else [steps[i : i + 1] for i in range(len(steps))]
     most = _sources_together(recorded, wanted, shapes)
     blocks = [sources[first : first + most] for first in range(0, len(sources), most)]
+    direct = wanted.norms and wanted.by != "loss"
+    groups = [grouped(recorded, of_unit, wanted.rows) for of_unit in parts] if direct else []
+    plain = wanted.norms and wanted.by is None and not wanted.rows
+    if walk is not None and plain and can_walk(recorded, groups):
+        with np.errstate(invalid="ignore", over="ignore"):
+            return walked(walk, recorded, dy, steps, groups, most, threads)
     outer = (1 if wanted.by == "injection" else T, *(() if wanted.by == "loss" else (T,)))
     results: dict[str, Array] = {
         name: np.zeros((*outer, *shape[: int(wanted.rows)]))
@@ -77,16 +95,12 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted) -> dict[
         else np.zeros((*outer, *shape), dy.dtype)
         for name, shape in shapes.items()
     }
-    direct = wanted.norms and wanted.by != "loss"
-    groups = [grouped(recorded, of_unit, wanted.rows) for of_unit in parts] if direct else []
-
     for block in blocks:
         owner = np.full(T, -1)
         for source, owned in enumerate(block):
             owner[owned] = source
-        with np.errstate(
-            invalid="ignore", over="ignore"
-        ):  # a pass may be infinite, and so are its terms then
+        # a pass may be infinite, and so are its terms then
+        with np.errstate(invalid="ignore", over="ignore"):
             moments = sweep(back, recorded, dy, owner.tolist())
             if direct:
                 found = tables(moments, recorded, groups, len(block), wanted.rows)
@@ -95,7 +109,6 @@ def terms_of(back: StepBack, recorded: Pass, dy: Array, wanted: Wanted) -> dict[
         where: Any = slice(1) if wanted.by == "injection" else np.concatenate(block)
         for name, array in found.items():
             results[name][where] = array
-
     return {name: result[0] if wanted.by == "injection" else result for name, result in results.items()}
 
 

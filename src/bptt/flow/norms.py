@@ -27,10 +27,10 @@ class Group(NamedTuple):
 
     part: Part  # the first of them
     names: tuple[str, ...]  # of all their parameters, P
-    #: (T, M, B): the R of all parts, one upon another; of rows by themselves (T, B, P), norms of x.
+    #: (T, M, B): the R of all parts, one upon another; of rows by themselves (T, B, P), squared norms of x.
     factors: Array
-    #: (M, P), 1 where a row of R belongs to a part.
-    belongs: Array
+    #: (M, P), 1 where a row of R belongs to a part; None of rows by themselves.
+    belongs: Array | None
 
 
 def grouped(recorded: Pass, parts: list[Part], rows: bool) -> list[Group]:
@@ -58,14 +58,14 @@ def grouped(recorded: Pass, parts: list[Part], rows: bool) -> list[Group]:
     for members in together.values():
         operands: list[Any] = [part.operand for part in members]
         if rows:
-            # |d_b x_b^T| = |d_b| |x_b|
+            # |d_b x_b^T|^2 = |d_b|^2 |x_b|^2
             one = np.ones((T, B))
-            sizes = [one if x is None or x.ndim == 2 else np.sqrt(squares(x)) for x in operands]
-            factors, belongs = np.stack(sizes, axis=2), np.eye(len(members))
+            sizes = [one if x is None or x.ndim == 2 else squares(x) for x in operands]
+            factors, belongs = np.stack(sizes, axis=2).astype(np.float64), None
         else:
             # the two biases have one R
             distinct = {id(x): x for x in operands}
-            same = np.array([[id(x) == key for x in operands] for key in distinct], np.float64)
+            same = np.array([[id(x) == key for x in operands] for key in distinct], dtype)
             ones = np.ones((T, 1, B), dtype)
             triangles = [ones if x is None else compressed(x, dtype) for x in distinct.values()]
             factors = np.concatenate(triangles, axis=1)
@@ -97,29 +97,31 @@ def tables(
     """
     T, B, _ = recorded.y.shape
     shape = (sources, T, B) if rows else (sources, T)
-    found = [[np.zeros((*shape, len(group.names))) for group in of_unit] for of_unit in groups]
+    # squared norms, and powers of two that the norms are to be multiplied by: the roots are taken at the end
+    totals = [[np.zeros((*shape, len(group.names))) for group in of_unit] for of_unit in groups]
+    exponents = np.zeros((len(groups), sources, T), np.int32)
     # what is made anew in every step costs more than the product itself
     buffers: dict[tuple[int, int], Array] = {}
     for moment in moments:
+        t, where = moment.t, moment.sources
+        exponents[moment.unit, where, t] = moment.exponents
         for number, group in enumerate(groups[moment.unit]):
-            d, t = group.part.gradient(moment, recorded), moment.t
+            d = group.part.gradient(moment, recorded)
             if group.part.factor is not None:
                 d = d * group.part.factor[t]
-            n, _, K = d.shape
             if rows:
-                norms = np.sqrt(squares(d))[:, :, np.newaxis] * group.factors[t]
-                powers = moment.exponents[:, np.newaxis, np.newaxis]
+                found = squares(d)[:, :, np.newaxis] * group.factors[t]
             else:
                 key = (moment.unit, number)
                 if key not in buffers:
-                    buffers[key] = np.empty((sources, group.factors.shape[1], K), d.dtype)
-                product = np.matmul(group.factors[t], d, out=buffers[key][:n])
-                norms = np.sqrt(squares(product) @ group.belongs)
-                powers = moment.exponents[:, np.newaxis]
-            found[moment.unit][number][moment.sources, t] = np.ldexp(norms, powers)
+                    buffers[key] = np.empty((sources, group.factors.shape[1], d.shape[2]), d.dtype)
+                product = np.matmul(group.factors[t], d, out=buffers[key][: len(d)])
+                found = squares(product, group.belongs)
+            totals[moment.unit][number][where, t] = found
     result: dict[str, Array] = {}
-    for of_unit, norms_of_unit in zip(groups, found, strict=True):
-        for group, table in zip(of_unit, norms_of_unit, strict=True):
+    for of_unit, totals_of_unit, powers in zip(groups, totals, exponents, strict=True):
+        for group, total in zip(of_unit, totals_of_unit, strict=True):
+            table = np.ldexp(np.sqrt(total), powers.reshape(*powers.shape, *(1,) * (total.ndim - 2)))
             for column, name in enumerate(group.names):
                 # of several parts, which are norms of their own
                 one = table[..., column]
@@ -155,25 +157,34 @@ def compressed(operand: Any, dtype: Any) -> Array:
     return triangles  # type: ignore[no-any-return]
 
 
-def squares(a: Array) -> Array:
-    """Return the sums of squares over the last axis, float64, also where float32 under- or overflows.
+def squares(a: Array, belongs: Array | None = None) -> Array:
+    """Return the sums of squares over the last axis, also where those of float32 under- or overflow.
 
     Parameters
     ----------
     a : ndarray
-        (..., K).
+        (..., M, K).
+    belongs : ndarray, optional
+        (M, P) of a's dtype: sums over some M together.
 
     Returns
     -------
     ndarray
-        (...).
+        (..., M), or (..., P); float64 where that of float32 doesn't do.
     """
-    sums: Array = np.einsum("...k,...k->...", a, a)
+    sums = _squares(a, belongs)
     if a.dtype == np.float64:
         return sums
-    exact: Array = sums.astype(np.float64)
-    if not (sums.min(initial=1) > SAFE[0] and sums.max(initial=1) < SAFE[1]):
-        unsafe = ~((sums > SAFE[0]) & (sums < SAFE[1]))
-        some = a[unsafe].astype(np.float64)
-        exact[unsafe] = np.einsum("...k,...k->...", some, some)
-    return exact
+    if sums.size and not (SAFE[0] < sums.min() and sums.max() < SAFE[1]):  # so for NaN too
+        unsafe: Any = ~((sums > SAFE[0]) & (sums < SAFE[1]))
+        wide = None
+        if belongs is not None:
+            unsafe, wide = unsafe.any(axis=-1), belongs.astype(np.float64)
+        sums = sums.astype(np.float64)
+        sums[unsafe] = _squares(a[unsafe].astype(np.float64), wide)
+    return sums
+
+
+def _squares(a: Array, belongs: Array | None) -> Array:
+    sums: Array = np.einsum("...k,...k->...", a, a)
+    return sums if belongs is None else sums @ belongs

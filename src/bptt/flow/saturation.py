@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bptt import kernels
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -61,11 +63,8 @@ def saturation(recorded: Pass, unit: int) -> dict[str, Array]:
     for name, (low, high) in BOUNDS.get(cell, {}).items():
         gate = saved.y if name == "h" else saved.gates[name]
         margin = NEAR * (high - low)
-        near = gate > high - margin
-        np.logical_or(near, gate < low + margin, out=near)
-        T, B, size = near.shape
-        flags = near.view(np.uint8).reshape(T, B * size)
-        count = np.add.reduce(flags, axis=1, dtype=np.uint32).astype(np.float64)
+        count = kernels.count_outside(gate, low + margin, high - margin).astype(np.float64)
+        T, B, size = gate.shape
         if low == 0.0:  # past the ends of rows all is zero
             count -= (B - alive) * size
         shares[name] = np.divide(count, alive * size, out=np.full(T, np.nan), where=alive > 0)

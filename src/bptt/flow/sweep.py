@@ -127,11 +127,11 @@ def sweep(back: StepBack, recorded: Pass, dy: Array, owner: Sequence[int]) -> It
         for direction in range(D):
             unit = layer * D + direction
             columns = slice(direction * R, (direction + 1) * R)
+            weight_ih = saved[unit].weights.weight_ih  # a copy each time
             for moment in _unit(back, recorded, unit, above, columns):
                 yield moment
                 if layer > 0:
-                    dx = moment.d_ih @ saved[unit].weights.weight_ih
-                    arriving = Block(moment.first, dx, moment.exponents)
+                    arriving = Block(moment.first, moment.d_ih @ weight_ih, moment.exponents)
                     below[moment.t] = _sum(below[moment.t], _dropped(recorded, layer - 1, moment.t, arriving))
         above = below
 

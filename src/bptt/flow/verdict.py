@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 #: A gradient that grows to so many times its size on the way explodes.
 EXPLODED = 100.0
+#: A first step that leaves less than this share of what the others leave is told by itself: a gradient of h
+#: may go on through c alone.
+DROPPED = 0.5
 #: Shares of entries that are saturated (mean over time), and of units that are dead, from which on they are
 #: told.
 SATURATED, DEAD = 0.5, 0.1
@@ -98,7 +101,7 @@ def _reaches(findings: Findings, place: str, reach: Reach) -> str:
     if not np.isfinite(reach.profile).all():
         lag = int(np.flatnonzero(~np.isfinite(reach.profile))[0])
         return f"{place}: the gradient of a loss is not finite {_steps(lag)} back."
-    change = "" if reach.factor is None else f"{_change(reach.factor)} and "
+    change = "" if reach.factor is None else f"{_drop(reach)}{_change(reach.factor)} and "
     start = f"{place}: going back, the gradient {change}"
     if _has_exploded(reach):
         lag = int(np.flatnonzero(reach.profile >= EXPLODED)[0])
@@ -124,6 +127,18 @@ def _seen(findings: Findings, steps: int) -> str:
         if steps > 1
         else (f"the loss reaches step {T} of the input only.")
     )
+
+
+def _drop(reach: Reach) -> str:
+    """Return what is to be said of the first step, if it is unlike the others."""
+    first = float(reach.profile[1])
+    if reach.factor is None or not 0 < first < DROPPED * reach.factor:
+        return ""
+    return f"drops to {_percent(first)} in its first step, then "
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1g} times its size"
 
 
 def _change(factor: float) -> str:

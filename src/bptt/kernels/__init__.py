@@ -56,6 +56,7 @@ short_call = _module.short_call
 release_memory = _module.release_memory
 bptt = _module.bptt
 chunk_bounds = _module.chunk_bounds
+count_outside = _module.count_outside
 step_back = _module.step_back
 walk = _module.walk
 affine = _module.affine
@@ -113,6 +114,7 @@ __all__ = [
     "bptt",
     "choose",
     "chunk_bounds",
+    "count_outside",
     "elementwise",
     "fma_peak",
     "info",

@@ -17,6 +17,7 @@ __all__ = [
     "affine_backward",
     "bptt",
     "chunk_bounds",
+    "count_outside",
     "elementwise",
     "fma_peak",
     "pack_weights",
@@ -129,6 +130,7 @@ def chunk_bounds(T: int, B: int, lengths: Tokens | None = None) -> list[int]: ..
 def step_back(
     saved: Saved, s: int, dh: Array, dc: Array | None = None
 ) -> tuple[Array, Array | None, Array, Array, Array, Array]: ...
+def count_outside(v: Array, low: float, high: float) -> Array: ...
 def release_memory() -> None: ...
 def walk(
     saved: Saved,

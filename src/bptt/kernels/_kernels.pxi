@@ -37,10 +37,11 @@ include "_propagate.pxi"
 include "_walk.pxi"
 include "_affine.pxi"
 include "_losses.pxi"
+include "_counts.pxi"
 include "_measure.pxi"
 
 __all__ = [
     "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
-    "elementwise", "fma_peak", "pack_weights", "read_bandwidth", "release_memory", "short_call",
+    "count_outside", "elementwise", "fma_peak", "pack_weights", "read_bandwidth", "release_memory", "short_call",
     "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "walk",
 ]
