@@ -125,8 +125,8 @@ __all__ = [
     "short_call",
     "softmax_cross_entropy",
     "step_back",
-    "walk",
     "step_seconds",
     "unroll",
     "variant",
+    "walk",
 ]

@@ -159,11 +159,12 @@ cdef class Panels:
             else:
                 for j in range(N):
                     b[j] = b[j] + (<const real *> at[3])[j]
-        pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
-        if hn:
-            pack(weight_hh + 2 * H * H, H, True, H, H, <real *> self.hn)
-        if hr:
-            pack(<const real *> at[4], H, True, H, R, <real *> self.hr)
+        if keep:
+            self.backward_room(kind, at)
+            if self.tokens:
+                memcpy(self.back_ih, weight_ih, N * I * sizeof(real))
+            else:
+                pack(weight_ih + self.first_ih() * I, self.order_ih() * I, False, N, I, <real *> self.back_ih)
         if self.tokens:
             for v in range(Np // L):
                 pack_turned(weight_ih + v * L * I, I, min(L, N - v * L), I, <real *> self.ih + v * L, Np)
@@ -173,27 +174,33 @@ cdef class Panels:
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
         else:
             pack(weight_ih, I, True, I, N, <real *> self.ih)
-        if not keep:
-            return 0
-        hh = packed_size(kind, self.N_hh, R)
-        hn = packed_size(kind, H, H) if hn else 0
-        hr = packed_size(kind, R, H) if hr else 0
-        ih = packed_size(kind, N, I)
+        # last what every step reads: it is in cache when the first one begins
+        if keep:
+            pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
+        if hr:
+            pack(<const real *> at[4], H, True, H, R, <real *> self.hr)
+            if keep:
+                pack(<const real *> at[4], H, False, R, H, <real *> self.back_hr)
+        if hn:
+            pack(weight_hh + 2 * H * H, H, True, H, H, <real *> self.hn)
+            if keep:
+                pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
+        pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
+        return 0
+
+    cdef int backward_room(self, real *kind, void **at) except -1:
+        """Memory for what a tape keeps, and the biases into it."""
+        cdef ptrdiff_t H = self.H, R = self.R, N = self.N_ih
+        cdef ptrdiff_t hh = packed_size(kind, self.N_hh, R), ih = packed_size(kind, N, self.I)
+        cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
+        cdef ptrdiff_t hr = packed_size(kind, R, H) if self.projected else 0
+        cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
         self.backward = take_memory((hh + ih + hn + hr + 2 * N + small) * sizeof(real))
         self.back_hh = self.backward.aligned
         self.back_ih = <real *> self.back_hh + hh
         self.back_hn = <real *> self.back_ih + ih
         self.back_hr = <real *> self.back_hn + hn
         self.biases = <real *> self.back_hr + hr
-        pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
-        if hn:
-            pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
-        if hr:
-            pack(<const real *> at[4], H, False, R, H, <real *> self.back_hr)
-        if self.tokens:
-            memcpy(self.back_ih, weight_ih, N * I * sizeof(real))
-        else:
-            pack(weight_ih + self.first_ih() * I, self.order_ih() * I, False, N, I, <real *> self.back_ih)
         if self.has_bias_ih:
             memcpy(self.biases, at[2], N * sizeof(real))
         if self.has_bias_hh:
