@@ -49,7 +49,7 @@ def main(variant: str) -> int:
     """Print the loops of the tile and return the exit code."""
     path = import_module(f"bptt.kernels._{variant}").__file__
     assert path is not None
-    spilled = 0
+    spilled = found = 0
     for name, code in functions(path):
         if not re.match(r"f(32|64)_tile_", name):
             continue
@@ -57,8 +57,11 @@ def main(variant: str) -> int:
             adds = sum(bool(ADD.match(text)) for text in body)
             spills = sum(bool(VECTOR.search(text) and STACK.search(text)) for text in body)
             if adds:
+                found += 1
                 print(f"{name:32} {len(body):4} instructions {adds:4} multiply-adds {spills:3} spills")
                 spilled += spills
+    if not found:
+        sys.exit(f"{path}: no loop of the tile found; an editable install keeps the names of functions")
     print(f"{variant}: {spilled} spills")
     return 1 if spilled else 0
 

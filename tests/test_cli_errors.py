@@ -118,7 +118,7 @@ def test_bad_places_for_the_model(tmp_path):
         (("--hidden", "0"), "Invalid value for '--hidden': 0 is not in the range 1<=x<=16384."),
         (("--hidden", "many"), "Invalid value for '--hidden': 'many' is not a valid integer range."),
         (("--batch", "0"), "'--batch': 0 is not in the range x>=1."),
-        (("--steps-per-chunk", "0"), "'--steps-per-chunk': 0 is not in the range x>=1."),
+        (("--steps-per-chunk", "0"), "'--steps-per-chunk' / '--truncation': 0 is not in the range x>=1."),
         (("--epochs", "0"), "'--epochs': 0 is not in the range 1<=x<=1000000000."),
         (("--seconds", "0"), "'--seconds': 0.0 is not in the range x>0."),
         (("--seconds", "inf"), "'--seconds': inf is not a finite number."),

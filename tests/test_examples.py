@@ -189,7 +189,7 @@ def test_an_lstm_remembers_what_an_elman_network_does_not(tmp_path: Path) -> Non
     assert rows[1][2] == "not in 600"
     assert float(rows[1][3]) < 0.6
     assert [float(row[6]) for row in rows] == [1, 1]
-    assert size_of(tmp_path / "reach.png") == [720, 456]
+    assert size_of(tmp_path / "reach.png") == [1100, 400]
 
 
 def test_sunspots_need_statsmodels_and_say_so(tmp_path: Path) -> None:

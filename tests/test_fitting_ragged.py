@@ -262,21 +262,6 @@ class TestErrors:
         with raises(ValueError, message):
             getattr(network, call)([data_set(network)], **{name: [1, 2]})
 
-    @pytest.mark.parametrize("name", ["lengths", "reset"])
-    @pytest.mark.parametrize("many_to_one", [False, True])
-    def test_depth(self, name, many_to_one, backend):
-        network = small(backend, many_to_one=many_to_one)
-        x, targets = data_set(network, T, B)
-        given = {"lengths": LENGTHS, "reset": resets()}[name]
-        message = f"depth: expected None with {name}, got 2"
-        for truncation in (None, 3):
-            with raises(ValueError, message):
-                network.fit(x, targets, **{name: given}, depth=2, truncation=truncation)
-            batch = (x, targets, given) if name == "lengths" else (x, targets, None, given)
-            with raises(ValueError, message):
-                network.fit([batch], depth=2, truncation=truncation)
-        assert_same(network, small(backend, many_to_one=many_to_one))
-
     def test_checked_before_the_first_step(self, backend):
         network = small(backend)
         x, targets = data_set(network, T, B)

@@ -1,4 +1,4 @@
-"""A file imports from its own floor and those under it, as CONTRIBUTING.md draws them."""
+"""A file imports from its own floor and those under it, as CONTRIBUTING.md draws them; files are short."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import bptt
 FLOORS = (
     {"kernels", "reference", "checks", "arrays", "interface"},
     {"layers", "lstm", "gru", "recurrent", "frozen", "stream", "readout", "losses", "tape", "parameters"}
-    | {"structure", "initial", "noise", "stack", "targets", "flow"},
+    | {"structure", "initial", "noise", "stack", "targets", "flow", "pieces", "schedule"}
+    | {"truncation", "checkpointing", "budget", "passes", "checkpointed", "gradients"},
     {"network", "computation", "sampling", "fitting", "evaluation", "history", "objective", "batches"}
     | {"chunks", "ragged", "states", "optim", "clipping", "text", "settings", "training", "run_state"}
     | {"checkpoints", "description", "files", "atomic", "benchmark"},
     {"cli", "commands", "train_command", "flow_command", "usage", "terminal", "plots", "__main__"},
 )
+SOURCES = {".py", ".pyi", ".pyx", ".pxd", ".pxi", ".h"}
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 PACKAGE = Path(bptt.__file__).parent
 # __init__ stands outside: it shows what all floors offer.
@@ -57,3 +59,11 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_the_check_sees_imports() -> None:
     assert {"checks", "parameters", "recurrent", "tape"} <= imported(PACKAGE / "layers.py")
+
+
+def test_files_are_short() -> None:
+    folders = (PACKAGE, Path(__file__).parent)
+    files = [path for folder in folders for path in folder.rglob("*.[phc]*") if path.suffix in SOURCES]
+    long = {path.name: lines for path in files if (lines := len(path.read_bytes().splitlines())) > 400}
+    assert len(files) > 150
+    assert not long

@@ -191,10 +191,3 @@ class TestErrors:
             network.loss_and_gradients(x, targets, reset=np.zeros((3, 5), bool))
         with raises(ValueError, "targets: expected shape (5, 3), one class id a row, got (3, 5)"):
             network.loss(x, targets.T, lengths=[1, 2, 3])
-
-    @pytest.mark.parametrize("keywords", [{"lengths": [1, 2, 3]}, {"reset": np.zeros((5, 3), bool)}])
-    def test_depth(self, keywords, backend):
-        network = small(backend)
-        message = f"depth: expected None, since the pass has {next(iter(keywords))}, got 2"
-        with raises(ValueError, message):
-            network.loss_and_gradients(*problem(network), **keywords, depth=2)

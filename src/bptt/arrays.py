@@ -20,8 +20,9 @@ Mask = npt.NDArray[np.bool_]
 class Weights(NamedTuple):
     """Parameters of one direction of one layer, in PyTorch's layout: row = to, column = from.
 
-    All arrays are C-contiguous and of one floating dtype. G is the number of gates: 1 for an Elman cell, 4 for an
-    LSTM (i, f, g, o), 3 for a GRU (r, z, n). R is the size of the state h: H, or P with a projection.
+    All arrays are C-contiguous and of one floating dtype. G is the number of gates: 1 for an Elman cell,
+    4 for an LSTM (i, f, g, o), 3 for a GRU (r, z, n). R is the size of the state h: H, or P with a
+    projection.
     """
 
     weight_ih: Array  # (G*H, I)
@@ -37,7 +38,7 @@ class Weights(NamedTuple):
 class Noise(NamedTuple):
     """Recurrent dropout and zoneout of one direction of one layer."""
 
-    dropout: Array | None = None  # (B, R), what h_{t-1} is multiplied by on its way into W_hh: 0 or 1 / (1 - p)
+    dropout: Array | None = None  # (B, R), what W_hh sees h_{t-1} multiplied by: 0 or 1 / (1 - p)
     zoneout_h: float = 0.0  # the share of h that stays as it was
     zoneout_c: float = 0.0
     kept_h: Mask | None = None  # (T, B, R), where h_t is h_{t-1}; None: h_t is the mean over all such masks

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from bptt import checks, ragged, states
 from bptt.arrays import Mask, Tokens
 from bptt.batches import Batch
+from bptt.truncation import windows
 
 if TYPE_CHECKING:
     from bptt.network import Network
@@ -23,6 +24,37 @@ class Chunk(NamedTuple):
     targets: npt.NDArray[Any] | None  # (T, B) or (T, B, O); many-to-one (B,) or (B, O); None: no loss
     lengths: Tokens | None  # (B,)
     reset: Mask | None  # (T, B)
+    skip: int = 0  # steps at the start that have no targets, nor a loss
+    carry: int | None = None  # steps after which the next chunk starts; None: all
+
+
+def check_stride(stride: int | None, truncation: int | None, depth: int | None) -> int | None:
+    """Return the number of time steps between two optimiser steps, or None for those of a chunk.
+
+    Parameters
+    ----------
+    stride : int or None
+        What the user gave.
+    truncation, depth : int or None
+        Checked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not an integer of at least 1, more than the truncation, or without a truncation and a depth.
+    """
+    if stride is None:
+        return None
+    steps = checks.integer("stride", stride)
+    limit = depth if truncation is None else truncation
+    if limit is None:
+        raise ValueError(f"stride: expected None without truncation or depth, got {steps}")
+    if steps > limit:
+        name = "depth" if truncation is None else "truncation"
+        raise ValueError(f"stride: expected at most {limit}, the {name}, got {steps}")
+    if truncation is not None and depth is not None:
+        raise ValueError(f"stride: expected None with both truncation and depth, got {steps}")
+    return steps
 
 
 def check_truncation(network: Network, truncation: int | None) -> int | None:
@@ -51,7 +83,9 @@ def check_truncation(network: Network, truncation: int | None) -> int | None:
     return steps
 
 
-def chunks(network: Network, batch: Batch, truncation: int | None) -> Iterator[Chunk]:
+def chunks(
+    network: Network, batch: Batch, truncation: int | None, stride: int | None = None
+) -> Iterator[Chunk]:
     """Cut a batch into chunks of time steps.
 
     Parameters
@@ -62,6 +96,9 @@ def chunks(network: Network, batch: Batch, truncation: int | None) -> Iterator[C
     truncation : int or None
         Time steps a chunk; None for one chunk.  Many-to-one: every row is cut from its end, so that its last
         chunk, the only one with a loss, is a whole one.
+    stride : int or None
+        Time steps of a chunk that have a loss, its last ones: chunks then overlap.  None: all.  Many-to-one:
+        no difference.
 
     Yields
     ------
@@ -70,7 +107,12 @@ def chunks(network: Network, batch: Batch, truncation: int | None) -> Iterator[C
     """
     steps = len(batch.x)
     if truncation is None or steps <= truncation:
-        yield Chunk(*batch)
+        if stride is None or stride == truncation or network.many_to_one or truncation is None:
+            yield Chunk(*batch)
+        else:
+            yield from _overlapping(batch, truncation, stride)
+    elif not network.many_to_one and stride not in (None, truncation):
+        yield from _overlapping(batch, truncation, stride)
     elif not network.many_to_one:
         yield from _from_the_start(batch, truncation)
     elif batch.lengths is None and batch.reset is None:
@@ -91,6 +133,20 @@ def _from_the_start(batch: Batch, truncation: int) -> Iterator[Chunk]:
         piece = x[part]
         own = None if lengths is None else np.clip(lengths - begin, 0, len(piece))
         yield Chunk(piece, targets[part], own, None if reset is None else reset[part])
+
+
+def _overlapping(batch: Batch, truncation: int, stride: int) -> Iterator[Chunk]:
+    """Cut all rows at the same steps into blocks, each with what comes before it within the truncation."""
+    x, targets, lengths, reset = batch
+    if reset is not None:
+        raise ValueError(f"stride: expected None with reset, as chunks would overlap, got {stride}")
+    steps = len(x) if lengths is None else int(lengths.max(initial=0))
+    for window in windows(steps, truncation, stride):
+        piece = x[window.first : window.last]
+        own = None if lengths is None else np.clip(lengths - window.first, 0, len(piece))
+        carry = max(0, window.end + stride - truncation) - window.first
+        skip = window.loss - window.first
+        yield Chunk(piece, targets[window.loss : window.last], own, None, skip, min(carry, len(piece)))
 
 
 def _from_the_end(batch: Batch, truncation: int) -> Iterator[Chunk]:
@@ -138,7 +194,7 @@ def start(chunk: Chunk, state: Any) -> tuple[Chunk, Any, Tokens | None]:
     rows : ndarray or None
         Which rows of the final state belong to the batch's; None for all of them.
     """
-    x, targets, lengths, reset = chunk
+    x, targets, lengths, reset, *_ = chunk
     if state is None or reset is None:
         return chunk, state, None
     assert targets is not None, "many-to-one chunks have no reset"
@@ -172,13 +228,13 @@ def count_terms(network: Network, chunk: Chunk) -> int:
     if targets is None:
         return 0
     if lengths is not None and not network.many_to_one:
-        targets = targets[ragged.within(lengths, len(targets))]
+        targets = targets[ragged.within(lengths - chunk.skip, len(targets))]
     return network.objective.count(targets)
 
 
 def outward(network: Network, chunk: Chunk) -> tuple[Any, Any, dict[str, Any]]:
     """Return x and targets of a chunk in the layer's layout, and its lengths and reset by name."""
-    x, targets, lengths, reset = chunk
+    x, targets, lengths, reset, *_ = chunk
     if network.rnn.batch_first:
         x = x.swapaxes(0, 1)
         if targets is not None and not network.many_to_one:

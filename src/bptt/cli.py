@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the work failed (training diverged, disk full, out of memo
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from typing import NoReturn
@@ -22,7 +23,7 @@ def main() -> NoReturn:
         _say(f'the command line needs {" and ".join(missing)}: pip install "bptt[cli]"')
         sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # text in a model may not fit the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):  # text in a model may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 

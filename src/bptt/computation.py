@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from bptt import checks, ragged, states
 from bptt.arrays import Array, Mask
+from bptt.gradients import Gradients
 from bptt.layers import Layer
 from bptt.objective import objective
 from bptt.readout import Linear
@@ -206,6 +208,7 @@ class Computation:
         lengths: npt.ArrayLike | None = None,
         reset: npt.ArrayLike | None = None,
         depth: int | None = None,
+        stride: int | None = None,
         seed: int | None = None,
         threads: int | None = None,
     ) -> tuple[float, NetworkGradients]:
@@ -219,10 +222,11 @@ class Computation:
             As in a call.
         targets : array_like
             See the notes on the class.
-        depth : int, optional
-            Truncation: the loss of a step reaches the recurrent parameters through that step and the
-            ``depth - 1`` before it only; default all (docs/equations.md, section "Truncation").  For the
-            passes that ``Tape.backward`` names.
+        depth, stride : int, optional
+            Truncation, as in ``Tape.backward``: the loss of a step reaches the recurrent parameters through
+            that step and the ``depth - 1`` before it only, or with a stride the losses of so many steps all
+            reach as far back as the last of them; default all (docs/equations.md, section "Truncation").
+            Not with a bidirectional layer.
         seed : int, optional
             Of the masks of dropout and zoneout; by default fresh entropy.
 
@@ -240,17 +244,44 @@ class Computation:
         self._refuse(reset)
         y, h_n, tape = self.rnn.record(x, h_0, lengths=lengths, reset=reset, seed=seed, threads=threads)
         seen = self._seen(y, h_n, lengths)
+        loss, dh, dreadout = self._back_to(seen, targets, threads)
+        cut: dict[str, Any] = {"depth": depth, "stride": stride, "threads": threads}
+        if self.many_to_one:
+            gradients = tape.backward(dh_n=states.of_last(dh, h_n, self._directions), **cut)
+        else:
+            gradients = tape.backward(_outward(dh, seen), **cut)
+        return loss, _joined(gradients, dreadout, h_n)
+
+    def _loss_of_the_end(
+        self,
+        x: npt.NDArray[Any],
+        targets: npt.NDArray[Any],
+        state: Any,
+        *,
+        skip: int,
+        carry: int,
+        lengths: npt.NDArray[Any] | None,
+        seed: int,
+        threads: int | None,
+    ) -> tuple[float, NetworkGradients]:
+        """Loss of all but the first `skip` steps, its gradients, and as h_n the state after `carry` steps."""
+        rnn = self.rnn
+        y, _, tape = rnn.record(x, state, lengths=lengths, seed=seed, threads=threads)
+        part = (slice(None), slice(skip, None)) if rnn.batch_first else (slice(skip, None),)
+        seen = self._seen(y[part], None, None if lengths is None else np.maximum(lengths - skip, 0))
+        loss, dh, dreadout = self._back_to(seen, targets, threads)
+        dy = np.zeros_like(y)
+        dy[part] = _outward(dh, seen)
+        gradients = tape.backward(dy, input_grad=False, threads=threads)
+        return loss, _joined(gradients, dreadout, tape._state_after(carry))
+
+    def _back_to(
+        self, seen: Seen, targets: npt.ArrayLike, threads: int | None
+    ) -> tuple[float, Array, dict[str, Array]]:
+        """Return the loss of what the readout sees, its gradient there, and those of the readout."""
         checked = self._checked(targets, seen)
         loss, ds = self.objective(self.readout(seen.h, threads=threads), checked, threads=threads)
-        dh, dreadout = self.readout.backward(seen.h, ds, threads=threads)
-        if self.many_to_one:
-            dh_n = states.of_last(dh, h_n, self._directions)
-            gradients = tape.backward(dh_n=dh_n, depth=depth, threads=threads)
-        else:
-            gradients = tape.backward(_outward(dh, seen), depth=depth, threads=threads)
-        parameters = {f"rnn.{name}": value for name, value in gradients.parameters.items()}
-        parameters |= {f"readout.{name}": value for name, value in dreadout.items()}
-        return loss, NetworkGradients(parameters, gradients.x, gradients.h_0, h_n, gradients.c_0)
+        return loss, *self.readout.backward(seen.h, ds, threads=threads)
 
     def _forward(
         self,
@@ -305,6 +336,13 @@ class Computation:
         s_shape = (*seen.leading, self.readout.out_features)
         checked = self.objective.check(targets, s_shape, self.rnn.dtype, seen.mask)
         return checked if seen.mask is None else checked[seen.mask]
+
+
+def _joined(gradients: Gradients, dreadout: Mapping[str, Array], h_n: Any) -> NetworkGradients:
+    """Return the gradients of layer and readout as those of a network."""
+    parameters = {f"rnn.{name}": value for name, value in gradients.parameters.items()}
+    parameters |= {f"readout.{name}": value for name, value in dreadout.items()}
+    return NetworkGradients(parameters, gradients.x, gradients.h_0, h_n, gradients.c_0)
 
 
 def _outward(rows: Array, seen: Seen) -> Array:

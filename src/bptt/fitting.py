@@ -20,11 +20,12 @@ import numpy as np
 from bptt import checks, states
 from bptt.arrays import Array
 from bptt.batches import Batch, training_batches, validation_batches
-from bptt.chunks import Chunk, check_truncation, chunks, count_terms, outward, start
+from bptt.chunks import Chunk, check_stride, check_truncation, chunks, count_terms, outward, start
 from bptt.clipping import clip_grad_norm, clip_grad_value, number
 from bptt.evaluation import evaluate, whole_loss
 from bptt.history import Epoch, History, Step, Steps
 from bptt.optim import Adam
+from bptt.truncation import check as truncated
 
 if TYPE_CHECKING:
     from bptt.network import Network
@@ -36,6 +37,7 @@ class Options:
 
     optimizer: Steps
     truncation: int | None
+    stride: int | None
     depth: int | None
     clip_norm: float | None
     clip_value: float | None
@@ -51,6 +53,7 @@ def fit(
     optimizer: Steps | None,
     batch_size: int | None,
     truncation: int | None,
+    stride: int | None,
     depth: int | None,
     clip_norm: float | None,
     clip_value: float | None,
@@ -76,17 +79,21 @@ def fit(
     steps = Adam() if optimizer is None else optimizer
     if not callable(getattr(steps, "step", None)):
         raise TypeError(f"optimizer: expected SGD, Adam or AdamW, got {type(steps).__name__}")
+    length = check_truncation(network, truncation)
+    cut = None if depth is None else truncated(depth, None, network.rnn._structure)
     options = Options(
         optimizer=steps,
-        truncation=check_truncation(network, truncation),
-        depth=None if depth is None else checks.integer("depth", depth),
+        truncation=length,
+        stride=check_stride(stride, length, cut and cut[0]),
+        depth=cut and cut[0],
         clip_norm=None if clip_norm is None else number("clip_norm", clip_norm, finite=False),
         clip_value=None if clip_value is None else number("clip_value", clip_value, finite=False),
         rng=seed if isinstance(seed, np.random.Generator) else np.random.default_rng(checks.seed(seed)),
         threads=threads,
     )
     order = options.rng if checks.flag("shuffle", shuffle) else None
-    source, count = training_batches(network, data, rows, order, options.truncation, checked_epochs)
+    every = options.truncation and (options.stride or options.truncation)
+    source, count = training_batches(network, data, rows, order, every, checked_epochs)
     validation = None if validation_data is None else validation_batches(network, validation_data, rows)
     bar = progress_bar(progress, None if count is None else count * checked_epochs)
     try:
@@ -140,7 +147,8 @@ def train(
     History
     """
     history, best, done = History(), _Best(network), 0
-    listeners = [callback.on_step for callback in callbacks if hasattr(callback, "on_step")]
+    told: Sequence[Any] = callbacks
+    listeners = [callback.on_step for callback in told if hasattr(callback, "on_step")]
     for epoch in range(1, epochs + 1):
         begin = time.perf_counter()
         total, count, stop = 0.0, 0, False
@@ -187,9 +195,9 @@ def _steps(
     empty = True
     for batch in data:
         empty = False
-        _check_depth(options.depth, batch)
         state: Any = None
-        for chunk in chunks(network, batch, options.truncation):
+        stride = None if options.truncation is None else options.stride
+        for chunk in chunks(network, batch, options.truncation, stride):
             chunk, state, rows = start(chunk, state)
             step = _step(network, chunk, state, options)
             state = step.state if rows is None else states.rows(step.state, rows)
@@ -199,13 +207,6 @@ def _steps(
                 yield report, step.terms
     if empty:
         raise ValueError(f"x: expected at least one batch, got none in epoch {epoch}")
-
-
-def _check_depth(depth: int | None, batch: Batch) -> None:
-    """Refuse a depth before any step is made: not every chunk need be of a kind that has none."""
-    for name, value in (("lengths", batch.lengths), ("reset", batch.reset)):
-        if depth is not None and value is not None:
-            raise ValueError(f"depth: expected None with {name}, got {depth}")
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,18 @@ def _step(network: Network, chunk: Chunk, state: Any, options: Options) -> _Step
     terms = count_terms(network, chunk)
     if not terms:
         # without a loss there is no gradient, and momentum alone should not move anything
-        return _Stepped(network.rnn.record(x, state, **keywords)[1])
-    loss, gradients = network.loss_and_gradients(x, targets, state, depth=options.depth, **keywords)
+        _, after, tape = network.rnn.record(x, state, **keywords)
+        return _Stepped(after if chunk.carry is None else tape._state_after(chunk.carry))
+    if chunk.carry is not None:
+        del keywords["reset"]
+        loss, gradients = network._loss_of_the_end(
+            x, targets, state, skip=chunk.skip, carry=chunk.carry, **keywords
+        )
+    else:
+        stride = None if options.depth is None else options.stride
+        loss, gradients = network.loss_and_gradients(
+            x, targets, state, depth=options.depth, stride=stride, **keywords
+        )
     norm = None
     if options.clip_value is not None:
         clip_grad_value(gradients.parameters, options.clip_value)

@@ -138,7 +138,22 @@ class Frozen(Recurrent[Given, Held]):
     def stream(self, batch_size: int = 1, h_0: Given | None = None) -> Stream[Given, Held]:
         """Make a stream, which takes one time step at a time and carries the state.
 
-        Parameters, errors and results are those of the layer's. All streams share these packed weights.
+        Parameters
+        ----------
+        batch_size : int
+            B, the number of sequences side by side.
+        h_0 : array_like, for an LSTM a pair of them, optional
+            Initial state as in a call; zeros if not given.
+
+        Returns
+        -------
+        Stream
+            All streams of a frozen layer share its packed weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the ``stream`` of the layer.
         """
         return Stream(self, batch_size, h_0)
 

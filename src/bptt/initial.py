@@ -47,7 +47,7 @@ def first_values(
     bound = 1.0 / math.sqrt(H)
     shapes = structure.parameter_shapes()
     parameters: dict[str, Array] = {}
-    for names in unit_names(structure):
+    for names in unit_names(structure.num_layers, structure.directions):
         I = shapes[names[0]][0][1]
         if init == "identity":
             weight_ih = rng.normal(0.0, 0.001, (G * H, I))

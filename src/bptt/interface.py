@@ -21,33 +21,44 @@ class Saved(Protocol):
     @property
     def x(self) -> Array | Tokens:
         """Input (T, B, I), or token ids (T, B)."""
+        ...
 
     @property
     def state(self) -> State:
         """Initial state."""
+        ...
 
     @property
     def y(self) -> Array:
         """The state h after every step, (T, B, R); zero past a row's end."""
+        ...
 
     @property
     def c(self) -> Array | None:
         """Cell state of an LSTM after every step, (T, B, H), zero past a row's end; None for other cells."""
+        ...
 
     @property
     def gates(self) -> Mapping[str, Array]:
         """Views (T, B, H), zero past a row's end: i, f, g, o of an LSTM, r, z, n of a GRU, no others."""
+        ...
 
     @property
     def weights(self) -> Weights:
         """Parameters at the forward pass."""
+        ...
 
 
 class Stepper(Protocol):
     """The state of B sequences, and packed weights that carry it one time step on; for one thread."""
 
-    #: A copy; another may be assigned.
-    state: State
+    @property
+    def state(self) -> State:
+        """A copy; another may be assigned."""
+        ...
+
+    @state.setter
+    def state(self, state: State) -> None: ...
 
     def step(
         self,
@@ -59,6 +70,7 @@ class Stepper(Protocol):
         The caller has not checked x and `out`: None if they are not in a form taken, and nothing is done
         then. A checked x without `out` is taken; for B = 1, x and `out` without a batch axis may be.
         """
+        ...
 
 
 class Backend(Protocol):
@@ -69,7 +81,7 @@ class Backend(Protocol):
         cell: str,  # "tanh", "relu", "sigmoid", "identity", "lstm", "gru" or "gru_reset_before"
         x: Array | Tokens,  # (T, B, I), or (T, B) int64 token ids in [0, I), standing for one-hot rows
         state: State,
-        weights: Any,  # Weights, or what `pack` made for this cell and kind of x (for `keep`, with `backward`)
+        weights: Any,  # Weights, or what `pack` made for this cell and kind of x, for `keep` with `backward`
         *,
         keep: bool = True,
         threads: int = 1,
@@ -83,12 +95,15 @@ class Backend(Protocol):
 
         The latter is None unless `keep`, which wants masks in `noise` wherever a rate is not 0.
         """
+        ...
 
     def pack(self, cell: str, weights: Weights, *, tokens: bool = False, backward: bool = False) -> Any:
         """Return a snapshot of the weights, made ready once for many passes over x of one kind."""
+        ...
 
     def release_memory(self) -> None:
         """Free what is kept of the memory of earlier calls."""
+        ...
 
     def short_call(
         self,
@@ -102,6 +117,7 @@ class Backend(Protocol):
         The caller has not checked x, h_0 and c_0: None if they are not in a form taken, or the call is not
         short.
         """
+        ...
 
     def Stepper(
         self,
@@ -113,6 +129,7 @@ class Backend(Protocol):
         noise: Noise | None = None,  # rates of zoneout without masks
     ) -> Stepper:
         """Return a `Stepper`."""
+        ...
 
     def bptt(
         self,
@@ -125,13 +142,18 @@ class Backend(Protocol):
         threads: int = 1,
         squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
         add_to: Weights | None = None,  # gradients of the steps after these, whose sums this goes on with
-        initial_to: State | None = None,  # where to add what resets send to the initial state, not with a depth
+        initial_to: State | None = None,  # where to add what resets send to h_0, c_0; not with a depth
         input_grad: bool = True,  # whether dx is wanted
     ) -> tuple[Array | None, State, Weights]:
-        """Return dx (T, B, I) (None for tokens), the gradients of the state at the start, and the parameters'.
+        """Return dx (T, B, I) (None for tokens), gradients of the state at the start and of the parameters.
 
         Zero past a row's end, where nothing is written to `squares`.
         """
+        ...
+
+    def chunk_bounds(self, T: int, B: int, lengths: Tokens | None = None) -> list[int]:
+        """Return the steps at which the sums of `bptt` over time are cut, from T down to 0."""
+        ...
 
     def step_back(
         self,
@@ -147,6 +169,7 @@ class Backend(Protocol):
         of the pre-activations, and with respect to W_ih x and W_hh h. For rows that don't have the step they
         mean nothing; in reverse every row must have it.
         """
+        ...
 
     def affine(
         self,
@@ -157,6 +180,7 @@ class Backend(Protocol):
         threads: int = 1,
     ) -> Array:
         """Return y = x W^T + b, (N, O)."""
+        ...
 
     def affine_backward(
         self,
@@ -167,3 +191,4 @@ class Backend(Protocol):
         threads: int = 1,
     ) -> tuple[Array, Array, Array]:
         """Return dx (N, K), dW (O, K) and db (O,)."""
+        ...

@@ -125,40 +125,83 @@ class Layer(Recurrent[Given, Held], Parametrised):
         seed: int | None = None,
         threads: int | None = None,
         check_finite: bool = False,
+        memory: int | None = None,
+        checkpoint: int | None = None,
+        outputs: str = "all",
     ) -> tuple[Array, Held, Tape]:
         """Run the layer over a sequence, keeping on a tape what the gradient needs: for training.
 
-        Parameters, errors and results are those of a plain call, with a seed and a tape in addition. Dropout
-        and zoneout act as they do in training.
+        Dropout and zoneout act as they do in training.
 
         Parameters
         ----------
+        x, h_0, lengths, reset, threads, check_finite
+            As in a plain call; `check_finite` not with `memory` or `checkpoint`.
         seed : int, optional
             Of the masks of dropout and zoneout in this pass; by default fresh entropy. The masks depend on
             nothing else but the sizes, and are on the tape.
+        memory : int, optional
+            Bytes that the tape and all working memory of this call and of one `Tape.backward` at a time may
+            take. Only some states are then kept, as many as fit, and the rest of the pass is run again by
+            the backward pass, piece by piece, for the same gradients, bit for bit (with the reference in
+            float32 up to rounding). Not counted are what the caller gives and gets: x, y, dy, dL/dx.
+        checkpoint : int, optional
+            The same with this many states kept beside the initial one, between pieces of about one length.
+            Not with `memory`.
+        outputs : {"all", "last"}
+            With ``"last"`` y and dy are those of the last step only, (B, D*R) or (D*R,): of each row its own
+            last one, zeros for a row without steps. In two directions it is the last step of the sequence
+            in both halves, which for the reverse direction is the first one that it makes.
 
         Returns
         -------
         y : ndarray
-            h after every step, of the last layer. It is read-only, since the tape holds it too; write
+            h after every step, of the last layer. It is read-only if the tape holds it too; write
             ``y.copy()`` to change it.
         h_n : ndarray, for an LSTM a pair of them
             The last state; yours to change.
         tape : Tape
             See `Tape.backward`.
 
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            As a plain call does; if `memory` is too little for this pass, in which case the message names
+            the least that will do; if `checkpoint` is below 0 or given with `memory`, or `check_finite` is
+            with one of the two; if `outputs` is something else.
+
         Notes
         -----
         The tape holds a reference to a floating-point x, not a copy: don't change x before the last
         `Tape.backward`. Token ids and states are copied, and so are the parameters, which may be updated
-        while a tape is alive.
+        while a tape is alive. x may be a memory-mapped array: with `memory` or `checkpoint` it is read piece
+        by piece, in whatever layout. A bidirectional stack within a budget holds y of every layer but the
+        last, since each direction of the next needs all of it.
         """
+        last = checks.choice("outputs", outputs, ("all", "last")) == "last"
         if seed is not None:
             seed = checks.seed(seed)
+        if memory is not None or checkpoint is not None:
+            from bptt import checkpointed  # which few calls need
+
+            if check_finite:
+                raise ValueError("check_finite: expected False with memory or checkpoint, got True")
+            return checkpointed.record(
+                self,
+                x,
+                h_0,
+                lengths=lengths,
+                reset=reset,
+                seed=seed,
+                threads=threads,
+                memory=memory,
+                checkpoint=checkpoint,
+                last=last,
+            )
         y, h_n, recorded, batched = self._run(x, h_0, lengths, reset, True, seed, threads, check_finite)
         assert recorded is not None, "a recorded pass was not kept"
-        tape = Tape(recorded, backend=self.backend, batched=batched, batch_first=self.batch_first)
-        return y, h_n, tape
+        tape = Tape(recorded, backend=self.backend, batched=batched, batch_first=self.batch_first, last=last)
+        return tape._last_step() if last else y, h_n, tape
 
     def freeze(self) -> Frozen[Given, Held]:
         """Make an inference-only copy, which packs its weights once and not in every call.

@@ -94,6 +94,7 @@ class Network(Computation):
         optimizer: Steps | None = None,
         batch_size: int | None = 32,
         truncation: int | None = None,
+        stride: int | None = None,
         depth: int | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -130,9 +131,13 @@ class Network(Computation):
             carried from a chunk to the next within the batch; gradients stop at it.  With ``many_to_one``
             the earlier chunks only run forward, and the loss goes back over each row's last so many steps.
             Not with a bidirectional layer.
+        stride : int, optional
+            With ``truncation``: one optimiser step every so many time steps, from their loss, which goes back
+            over the last ``truncation`` time steps (Williams and Peng, 1990); those before them are run again
+            from the state that was there then.  At most ``truncation``, its default.  Not with ``reset``;
+            makes no difference with ``many_to_one``.  With ``depth`` alone as in ``loss_and_gradients``.
         depth : int, optional
             Truncate the gradient of every loss step to so many time steps, as in ``loss_and_gradients``.
-            Not with ``lengths`` or ``reset``.
         clip_norm : float, optional
             Clip the norm of all gradients together, ``clip_grad_norm``; after ``clip_value``.
         clip_value : float, optional
@@ -184,6 +189,7 @@ class Network(Computation):
             optimizer=optimizer,
             batch_size=batch_size,
             truncation=truncation,
+            stride=stride,
             depth=depth,
             clip_norm=clip_norm,
             clip_value=clip_value,

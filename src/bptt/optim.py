@@ -296,7 +296,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        if isinstance(betas, str) or not hasattr(betas, "__len__") or len(betas) != 2:
+        given: Any = betas
+        if isinstance(given, str) or not hasattr(given, "__len__") or len(given) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
         self.betas = (number("betas[0]", betas[0], below=1.0), number("betas[1]", betas[1], below=1.0))
         self.eps = number("eps", eps)

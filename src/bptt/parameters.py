@@ -25,7 +25,7 @@ class Fixed:
     _options: ClassVar[tuple[str, ...]] = ()
     #: Said when somebody would put other `parameters` in place of these.
     _instead: ClassVar[str] = ""
-    parameters: Mapping[str, Array]
+    parameters: Any  # a mapping, which a subclass may make one that can be edited
     dtype: np.dtype[Any]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -80,7 +80,13 @@ class Parametrised(Fixed, ABC):
         return checks.named_arrays("parameters", self.parameters, self._shapes, self.dtype)
 
     def state_dict(self) -> dict[str, Array]:
-        """Return copies of the parameters under PyTorch's names."""
+        """Copy the parameters.
+
+        Returns
+        -------
+        dict
+            Arrays under PyTorch's names.
+        """
         return {name: np.array(value) for name, value in self._read().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, npt.ArrayLike]) -> None:

@@ -125,6 +125,8 @@ def _settings(data: Any, network: Network) -> Settings:
     _keys("settings", data, names)
     for name in ("hidden", "layers", "steps_per_chunk", "batch"):
         checks.integer(name, data[name])
+    if data["stride"] is not None and checks.integer("stride", data["stride"]) > data["steps_per_chunk"]:
+        raise ValueError(f"stride: expected at most {data['steps_per_chunk']}, got {short(data['stride'])}")
     for name in ("dropout", "recurrent_dropout", "zoneout"):
         _number(name, data[name])
     checks.flag("layer_norm", data["layer_norm"])

@@ -39,6 +39,9 @@ class Settings:
         As in ``RNN``.
     steps_per_chunk : int
         Time steps that a gradient goes back at most.
+    stride : int or None
+        Time steps between two updates, at most `steps_per_chunk`: the loss is that of these, and its gradient
+        goes back over those before them too. None: `steps_per_chunk`.
     batch : int
         Streams side by side, B.
     optimizer : str
@@ -59,11 +62,17 @@ class Settings:
     zoneout: float = 0.0
     layer_norm: bool = False
     steps_per_chunk: int = 64
+    stride: int | None = None
     batch: int = 32
     optimizer: str = "adam"
     lr: float = 2e-3
     clip: float = 1.0
     seed: int = 0
+
+    @property
+    def steps_per_update(self) -> int:
+        """Time steps between two updates."""
+        return self.steps_per_chunk if self.stride is None else self.stride
 
     def mask_seed(self, step: int) -> int:
         """Seed of the masks of this step, so that they depend on nothing that a run would have to keep."""

@@ -93,7 +93,7 @@ def forward(
         if outputs is not None:
             outputs.append(y)
         if unit < len(weights) - 1:
-            x = _dropped(y, masks, unit // D)
+            x = dropped(y, masks, unit // D)
     if len(finals) == 1:
         return y, tuple([part[np.newaxis] for part in finals[0]]), kept
     return y, tuple([np.stack(parts) for parts in zip(*finals, strict=True)]), kept
@@ -115,7 +115,7 @@ def _ways(directions: int, lengths: Tokens | None, reset: Mask | None) -> tuple[
     return ahead, back
 
 
-def _dropped(y: Array, masks: Masks | None, layer: int) -> Array:
+def dropped(y: Array, masks: Masks | None, layer: int) -> Array:
     """Return y, or a gradient of it, after the dropout that follows a layer."""
     if masks is None or not masks.dropout:
         return y
@@ -123,6 +123,34 @@ def _dropped(y: Array, masks: Masks | None, layer: int) -> Array:
     scaled = y * masks.scale
     scaled *= masks.dropout[layer]
     return scaled
+
+
+def course(recorded: Pass) -> tuple[Tokens | None, Mask | None]:
+    """Return lengths and reset of a pass, each None where it says nothing."""
+    lengths, reset, steps = recorded.lengths, recorded.reset, len(recorded.y)
+    return (
+        None if lengths is None or (lengths == steps).all() else lengths,
+        None if reset is None or not reset[1:].any() else reset,
+    )
+
+
+def last_steps(lengths: Tokens | None, steps: int, batch: int) -> tuple[Tokens, Tokens]:
+    """Return the batch rows that have steps, and the time of the last step of each.
+
+    Parameters
+    ----------
+    lengths : ndarray or None
+        (B,); None for T.
+    steps, batch : int
+        T and B.
+
+    Returns
+    -------
+    rows, times : ndarray of int64
+    """
+    ends = np.full(batch, steps) if lengths is None else lengths
+    rows = np.flatnonzero(ends)
+    return rows, ends[rows] - 1
 
 
 def backward(
@@ -133,6 +161,7 @@ def backward(
     *,
     depth: int | None,
     threads: int,
+    input_grad: bool = True,
 ) -> tuple[Array | None, tuple[Array, ...], list[Weights]]:
     """Take gradients back through all layers.
 
@@ -148,6 +177,8 @@ def backward(
     depth : int or None
         For one unit only.
     threads : int
+    input_grad : bool
+        Whether dx is wanted.
 
     Returns
     -------
@@ -163,17 +194,23 @@ def backward(
     if units == 1:  # the loop's single round, 1 us sooner
         if dfinal is not None:
             dfinal = tuple([None if part is None else part[0] for part in dfinal])
-        dx, dinitial, dweight = bptt(structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads)
+        wanted = {} if input_grad else {"input_grad": False}
+        dx, dinitial, dweight = bptt(
+            structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads, **wanted
+        )
         return dx, tuple([part[np.newaxis] for part in dinitial]), [dweight]
 
     D, R = structure.directions, structure.state_size
     dinitials: list[Any] = [None] * units
     dweights: list[Any] = [None] * units
     dx = dy
+    options: dict[str, Any] = {}
     for layer in reversed(range(structure.num_layers)):
         dy, dx = dx, None
+        if layer == 0 and not input_grad:
+            options["input_grad"] = False
         if dy is not None and layer < structure.num_layers - 1:
-            dy = _dropped(dy, recorded.masks, layer)
+            dy = dropped(dy, recorded.masks, layer)
         for direction in range(D):
             unit = layer * D + direction
             dh = dy
@@ -183,10 +220,10 @@ def backward(
             if dfinal is not None:
                 dstate = tuple([None if part is None else part[unit] for part in dfinal])
             dbelow, dinitials[unit], dweights[unit] = bptt(
-                structure.cell, saved[unit], dh, dstate, threads=threads
+                structure.cell, saved[unit], dh, dstate, threads=threads, **options
             )
             if dx is None:
                 dx = dbelow
-            else:
+            elif dbelow is not None:
                 dx += dbelow
     return dx, tuple([np.stack(parts) for parts in zip(*dinitials, strict=True)]), dweights

@@ -16,7 +16,7 @@ def parts(state: Any) -> tuple[Array, ...]:
 
 def whole(arrays: tuple[Array, ...]) -> Any:
     """Return a state as layers take and give it: the inverse of `parts`."""
-    return arrays if len(arrays) > 1 else arrays[0]
+    return arrays[0] if len(arrays) == 1 else arrays
 
 
 def rows(state: Any, index: Any) -> Any:

@@ -91,7 +91,7 @@ class Structure(NamedTuple):
         gates = "hidden_size" if G == 1 else f"{G} * hidden_size"
         recurrent = "proj_size" if P else "hidden_size"
         shapes: dict[str, Shape] = {}
-        for unit, names in enumerate(unit_names(self)):
+        for unit, names in enumerate(unit_names(self.num_layers, self.directions)):
             lowest = unit < self.directions
             I, below = (self.input_size, "input_size") if lowest else (self.output_size, self._output_label())
             own: list[Shape | None] = [
@@ -109,29 +109,29 @@ class Structure(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)  # asked in every call of a tape
-def unit_names(structure: Structure) -> tuple[tuple[str, ...], ...]:
+def unit_names(num_layers: int, directions: int) -> tuple[tuple[str, ...], ...]:
     """Return for every unit what the fields of its `Weights` are called, used or not."""
-    units = range(structure.num_layers * structure.directions)
     return tuple(
         tuple(
-            f"{field}_l{unit // structure.directions}{'_reverse' if unit % structure.directions else ''}"
+            f"{field}_l{unit // directions}{'_reverse' if unit % directions else ''}"
             for field in Weights._fields
         )
-        for unit in units
+        for unit in range(num_layers * directions)
     )
 
 
 def named(structure: Structure, weights: Iterable[Weights]) -> dict[str, Array]:
     """Return the parameters, or their gradients, of all units under their names."""
-    return {
-        name: value
-        for names, unit in zip(unit_names(structure), weights, strict=True)
-        for name, value in zip(names, unit, strict=True)
-        if value is not None
-    }
+    found = {}
+    for names, unit in zip(unit_names(structure.num_layers, structure.directions), weights, strict=True):
+        for name, value in zip(names, unit):  # noqa: B905 - as long as each other; strict costs a quarter of it all
+            if value is not None:
+                found[name] = value
+    return found
 
 
 def unnamed(structure: Structure, parameters: Mapping[str, Array]) -> tuple[Weights, ...]:
     """Return the parameters of every unit, from arrays under their names."""
     get = parameters.get
-    return tuple(Weights(*map(get, names)) for names in unit_names(structure))  # type: ignore[arg-type]
+    names_of_units = unit_names(structure.num_layers, structure.directions)
+    return tuple(Weights(*map(get, names)) for names in names_of_units)  # type: ignore[arg-type]

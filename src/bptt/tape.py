@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from bptt import checks, stack
+from bptt import checks, stack, truncation
 from bptt.flow import gradient_flow, jacobian_products, terms
+from bptt.gradients import Gradients as Gradients
 from bptt.structure import named
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from bptt.arrays import Array, Mask, Tokens
     from bptt.stack import Pass
+    from bptt.structure import Structure
 
     AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
     #: A pair or an array, as a state is.
@@ -25,38 +27,6 @@ Entry = TypeVar("Entry")
 
 #: The names of so many gates, in the order of the weights.
 GATES = {4: "ifgo", 3: "rzn"}
-
-
-class Gradients:
-    """Gradients of a loss, as `Tape.backward` gives them.
-
-    Attributes
-    ----------
-    x : ndarray or None
-        dL/dx in the layout of x; None if x was token ids.
-    h_0 : ndarray
-        dL/dh_0 (L*D, B, R), or (L*D, R) unbatched.
-    c_0 : ndarray or None
-        dL/dc_0 (L*D, B, H) or (L*D, H) of an LSTM; None of another layer.
-    parameters : dict
-        dL/dparameter under the names of the layer's parameters, summed over time and batch.
-    """
-
-    __slots__ = ("c_0", "h_0", "parameters", "x")
-
-    def __init__(
-        self, x: Array | None, h_0: Array, parameters: dict[str, Array], c_0: Array | None = None
-    ) -> None:
-        self.x = x
-        self.h_0 = h_0
-        self.c_0 = c_0
-        self.parameters = parameters
-
-    def __repr__(self) -> str:
-        x = None if self.x is None else self.x.shape
-        c_0 = "" if self.c_0 is None else f"c_0={self.c_0.shape}, "
-        parameters = ", ".join(f"{name}: {value.shape}" for name, value in self.parameters.items())
-        return f"Gradients(x={x}, h_0={self.h_0.shape}, {c_0}parameters={{{parameters}}})"
 
 
 class Tape:
@@ -79,10 +49,13 @@ class Tape:
         Whether the batch axis comes first in x and y.
     """
 
-    __slots__ = ("_pass", "backend", "batch_first", "batched")
+    __slots__ = ("_last", "_pass", "backend", "batch_first", "batched")
 
-    def __init__(self, recorded: Pass, *, backend: str, batched: bool, batch_first: bool) -> None:
+    def __init__(
+        self, recorded: Pass, *, backend: str, batched: bool, batch_first: bool, last: bool = False
+    ) -> None:
         self._pass = recorded
+        self._last = last  # whether the user sees the last step of y only
         self.backend = backend
         self.batched = batched
         self.batch_first = batch_first
@@ -200,6 +173,8 @@ class Tape:
         dh_n: StateLike | None = None,
         *,
         depth: int | None = None,
+        stride: int | None = None,
+        input_grad: bool = True,
         threads: int | None = None,
     ) -> Gradients:
         """Back-propagate through time: docs/equations.md, section "Backward".
@@ -213,11 +188,17 @@ class Tape:
             given. For an LSTM (dL/dh_n, dL/dc_n), either of which may be None.
         depth : int, optional
             Truncation: the loss of step i reaches the parameters through steps i, i-1, ..., i-depth+1 only;
-            h_0 stands at step 0 and dh_n acts on the last step. ``depth >= T + 1`` leaves nothing out. This
-            is per-loss-step truncation (docs/equations.md, section "Truncation"), which is not the same as
-            cutting the sequence into chunks and carrying the state. By default nothing is truncated. For one
-            layer in one direction, without lengths, reset, recurrent dropout, zoneout and layer
-            normalisation.
+            h_0 stands at step 0, a row's initial state after a reset one step before it, and dh_n acts on a
+            row's last step (docs/equations.md, section "Truncation"). ``depth >= T + 1`` leaves nothing out;
+            so it is by default. Not for a bidirectional layer.
+        stride : int, optional
+            With `depth`: time is cut into blocks of so many steps, and all losses of a block reach back to
+            the same step, `depth` steps before the block's end (of a last one that is cut short too). At
+            most `depth`; the default is 1, where each step is a block, and ``stride=depth`` is the same as
+            cutting the sequence into chunks and carrying the state. ``depth >= T`` leaves nothing out. The
+            cost is that of a forward and a backward pass over ``T * depth / stride`` steps.
+        input_grad : bool
+            Whether to compute dL/dx, which is as large as x.
         threads : int, optional
             How many threads may share the work; default ``BPTT_NUM_THREADS`` or else all usable cores. The
             result doesn't depend on it.
@@ -230,14 +211,17 @@ class Tape:
         Raises
         ------
         TypeError
-            If dy or dh_n has another dtype than y, or `depth` or `threads` is not an integer.
+            If dy or dh_n has another dtype than y, or `depth`, `stride` or `threads` is not an integer.
         ValueError
-            If a shape is wrong, if neither dy nor dh_n is given, if `depth` or `threads` is below 1, or if
-            `depth` is given where it is not to be had.
+            If a shape is wrong, if neither dy nor dh_n is given, if `depth`, `stride` or `threads` is below
+            1, if `stride` is more than `depth` or given alone, or `depth` is given for a bidirectional layer.
         """
         bptt = checks.resolve_backend(self.backend).bptt
         given = None if dy is None else self._given_dy(dy)
-        return self._propagate(bptt, "backward", given, dh_n, depth, threads)
+        cut = None
+        if depth is not None or stride is not None:
+            cut = truncation.check(depth, stride, self._pass.structure)
+        return self._propagate(bptt, "backward", given, dh_n, cut, threads, input_grad)
 
     #: Looking at the gradient: see `bptt.flow`.
     terms = terms
@@ -247,6 +231,12 @@ class Tape:
     def _given_dy(self, dy: npt.ArrayLike) -> Array:
         """Check dy, and bring it to the layout of the pass."""
         y = self._pass.y
+        if self._last:
+            shape = self._pass.structure.frame_shape(y.shape[1], self.batched)
+            at_end = checks.floats("dy", dy, shape, y.dtype).reshape(y.shape[1:])
+            whole, (rows, t) = np.zeros_like(y), stack.last_steps(self._pass.lengths, *y.shape[:2])
+            whole[t, rows] = at_end[rows]
+            return whole
         if (
             self.batched
             and not self.batch_first
@@ -259,39 +249,42 @@ class Tape:
         shape = self._pass.structure.output_shape(T, B, self.batched, self.batch_first)
         return self._inward(checks.floats("dy", dy, shape, y.dtype))
 
-    def _propagate(
-        self,
-        bptt: Callable[..., Any],
-        caller: str,
-        dy: Array | None,
-        dh_n: StateLike | None,
-        depth: int | None,
-        threads: int | None,
-    ) -> Gradients:
-        """Back-propagate a checked dy, and dh_n, by a `bptt` of the ground floor."""
-        if dy is None and dh_n is None:
-            raise ValueError(f"{caller}: expected dy, dh_n or both, got neither")
-        recorded = self._pass
-        structure, y = recorded.structure, recorded.y
-        B = y.shape[1]
-        dfinal: tuple[Array | None, ...] | None = None
-        if dh_n is not None:
-            shapes = structure.state_shapes(B, self.batched)
-            parts = checks.state_parts(("dh_n", "dc_n"), dh_n, shapes, y.dtype)
-            dfinal = tuple(
-                None if part is None else part.reshape(whole.shape)
-                for part, whole in zip(parts, recorded.initial, strict=True)
-            )
+    def _last_step(self) -> Array:
+        """Return y of each row's last step as the user sees it, a copy."""
+        y = self._pass.y
+        found, (rows, t) = np.zeros(y.shape[1:], y.dtype), stack.last_steps(self._pass.lengths, *y.shape[:2])
+        found[rows] = y[t, rows]
+        return found if self.batched else found[0]
 
-        dx, dinitial, dweights = stack.backward(
-            bptt,
-            recorded,
-            dy,
-            dfinal,
-            depth=None if depth is None else self._depth(depth),
-            threads=checks.resolve_threads(threads),
+    def _state_after(self, steps: int) -> Any:
+        """Return the state after so many steps, of rows that have them, as layers take it; forward only."""
+        recorded = self._pass
+        if steps == 0:
+            parts = recorded.initial
+        else:
+            after = ((own.y, own.c) if own.c is not None else (own.y,) for own in recorded.saved)
+            parts = tuple(
+                np.stack([part[steps - 1] for part in of_units]) for of_units in zip(*after, strict=True)
+            )
+        shown = tuple(map(self._to_user_state, parts))
+        return shown if len(shown) == 2 else shown[0]
+
+    def _given_state(
+        self, dh_n: StateLike | None, structure: Structure, initial: tuple[Array, ...]
+    ) -> tuple[Array | None, ...] | None:
+        """Check dh_n, and bring it to the layout of the pass."""
+        if dh_n is None:
+            return None
+        shapes = structure.state_shapes(initial[0].shape[1], self.batched)
+        parts = checks.state_parts(("dh_n", "dc_n"), dh_n, shapes, initial[0].dtype)
+        return tuple(
+            None if part is None else part.reshape(whole.shape)
+            for part, whole in zip(parts, initial, strict=True)
         )
 
+    def _gradients(self, structure: Structure, found: Any) -> Gradients:
+        """Return what `stack.backward` gives in the user's layout."""
+        dx, dinitial, dweights = found
         return Gradients(
             None if dx is None else self._to_user(dx),
             self._to_user_state(dinitial[0]),
@@ -299,22 +292,34 @@ class Tape:
             self._to_user_state(dinitial[1]) if len(dinitial) == 2 else None,
         )
 
-    def _depth(self, depth: Any) -> int:
-        """Return a truncation depth, if this pass can have one."""
-        checked, recorded = checks.integer("depth", depth), self._pass
-        structure, masks = recorded.structure, recorded.masks
-        hindrances = {
-            "num_layers > 1": structure.num_layers > 1,
-            "bidirectional": structure.directions == 2,
-            "layer_norm": structure.layer_norm,
-            "lengths": recorded.lengths is not None,
-            "reset": recorded.reset is not None,
-            "recurrent_dropout or zoneout": masks is not None and any(masks.noise),
-        }
-        for hindrance, there in hindrances.items():
-            if there:
-                raise ValueError(f"depth: expected None, since the pass has {hindrance}, got {checked}")
-        return checked
+    def _propagate(
+        self,
+        bptt: Callable[..., Any],
+        caller: str,
+        dy: Array | None,
+        dh_n: StateLike | None,
+        cut: tuple[int, int] | None,
+        threads: int | None,
+        input_grad: bool = True,
+    ) -> Gradients:
+        """Back-propagate a checked dy, and dh_n, by a `bptt` of the ground floor; `cut` is K and S."""
+        if dy is None and dh_n is None:
+            raise ValueError(f"{caller}: expected dy, dh_n or both, got neither")
+        recorded = self._pass
+        structure = recorded.structure
+        dfinal = self._given_state(dh_n, structure, recorded.initial)
+        found = truncation.propagate(
+            checks.resolve_backend(self.backend),
+            bptt,
+            recorded,
+            dy,
+            dfinal,
+            cut,
+            input_grad=checks.flag("input_grad", input_grad),
+            threads=checks.resolve_threads(threads),
+        )
+
+        return self._gradients(structure, found)
 
     def _to_user(self, a: AnyArray) -> AnyArray:
         """From time-major (T, B, ...) to the user's layout; a view."""

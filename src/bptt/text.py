@@ -224,7 +224,20 @@ class Streams:
         """First step of chunk `index`, and the step after its last."""
         return index * self.length // self.chunks, (index + 1) * self.length // self.chunks
 
-    def chunk(self, index: int, offset: int = 0) -> tuple[Tokens, Tokens]:
+    def first(self, index: int, steps: int) -> int:
+        """First of the `steps` time steps with which chunk `index` ends, or of as many as there are.
+
+        Parameters
+        ----------
+        index : int
+            0 to ``chunks``; that of ``chunks`` ends where the streams do.
+        steps : int
+            At least those of a chunk.
+        """
+        stop = self.length if index == self.chunks else self.bounds(index)[1]
+        return max(0, stop - steps)
+
+    def chunk(self, index: int, offset: int = 0, first: int | None = None) -> tuple[Tokens, Tokens]:
         """Cut out inputs and targets of one chunk.
 
         Parameters
@@ -233,17 +246,20 @@ class Streams:
             0 to ``chunks - 1``.
         offset : int
             Character of the text at which stream 0 begins.
+        first : int, optional
+            Step from which on to return inputs; by default the chunk's first.
 
         Returns
         -------
         inputs, targets : ndarray of int64, shape (T, B)
-            The targets are the inputs one character later.
+            The targets are the chunk's inputs one character later.
         """
         start, stop = self.bounds(index)
-        t = np.arange(start, stop)[:, np.newaxis]
+        t = np.arange(start if first is None else first, stop)[:, np.newaxis]
         b = np.arange(self.batch)[np.newaxis, :]
         places = offset + b * self.length + t  # (T, B)
-        return self.tokens.take(places, mode="wrap"), self.tokens.take(places + 1, mode="wrap")
+        own = places[len(t) - (stop - start) :]
+        return self.tokens.take(places, mode="wrap"), self.tokens.take(own + 1, mode="wrap")
 
 
 def bits_per_character(network: Network, tokens: Tokens, *, threads: int | None = None) -> float:

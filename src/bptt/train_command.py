@@ -43,7 +43,17 @@ SAMPLE_LENGTH = 300
 @click.option("--zoneout", type=SHARE, default=0.0, help="Share of a layer's state that stays as it was.")
 @click.option("--layer-norm", is_flag=True, help="Normalise what goes into each cell.")
 @click.option(
-    "--steps-per-chunk", type=click.IntRange(1), default=64, help="Steps a gradient goes back at most."
+    "--steps-per-chunk",
+    "--truncation",
+    "steps_per_chunk",
+    type=click.IntRange(1),
+    default=64,
+    help="Steps a gradient goes back at most.",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    help="Steps between two updates, whose loss goes back over --truncation steps.  [default: as many]",
 )
 @click.option("--batch", type=click.IntRange(1), default=32, help="Places of the text read side by side.")
 @click.option("--epochs", type=click.IntRange(1, 10**9), help="Stop after so many passes over the text.")
@@ -110,6 +120,11 @@ def train_command(
                 raise ValueError(
                     "--dropout: expected 0 with one layer, as it acts between layers, got "
                     f"{settings['dropout']}; --recurrent-dropout acts within one"
+                )
+            if settings["stride"] is not None and settings["stride"] > settings["steps_per_chunk"]:
+                raise ValueError(
+                    f"--stride: expected at most {settings['steps_per_chunk']}, as many as --truncation, got "
+                    f"{settings['stride']}"
                 )
             settings["lr"] = settings["lr"] or DEFAULT_LR[settings["optimizer"]]
             run = new_run(

@@ -92,7 +92,8 @@ class Run:
     network : Network
     optimizer : Adam or SGD
     state : tuple of ndarray
-        (h,), for an LSTM (h, c), (L, B, H) each: carried from the last chunk to the next.
+        (h,), for an LSTM (h, c), (L, B, H) each: before the first step that the next chunk's gradient goes
+        back to.
     rng : numpy.random.Generator
     counters : Counters
     streams : Streams
@@ -117,7 +118,7 @@ class Run:
     @property
     def evaluation_interval(self) -> int:
         """Chunks between two evaluations within a pass; one is due at the start of every pass besides."""
-        chunk = self.settings.batch * self.settings.steps_per_chunk
+        chunk = self.settings.batch * self.settings.steps_per_update
         return min(self.streams.chunks, -(-TRAINED_PER_EVALUATED * len(self.validation) // chunk))
 
     @property
@@ -152,10 +153,24 @@ class Run:
 
     def gradients(self, threads: int | None = None) -> tuple[float, NetworkGradients]:
         """Compute the mean loss over the next chunk in nats, and its gradients; changes nothing."""
-        inputs, targets = self.streams.chunk(self.counters.chunk, self.counters.offset)  # (T, B) each
-        seed = self.settings.mask_seed(self.counters.steps)
-        return self.network.loss_and_gradients(
-            inputs, targets, states.whole(self.state), seed=seed, threads=threads
+        streams, index, settings = self.streams, self.counters.chunk, self.settings
+        state, seed = states.whole(self.state), settings.mask_seed(self.counters.steps)
+        if settings.steps_per_update == settings.steps_per_chunk:
+            inputs, targets = streams.chunk(index, self.counters.offset)  # (T, B) each
+            return self.network.loss_and_gradients(inputs, targets, state, seed=seed, threads=threads)
+        # the state stands before the first step that this gradient goes back to
+        first = streams.first(index, settings.steps_per_chunk)
+        inputs, targets = streams.chunk(index, self.counters.offset, first)
+        carry = streams.first(index + 1, settings.steps_per_chunk) - first
+        return self.network._loss_of_the_end(
+            inputs,
+            targets,
+            state,
+            skip=len(inputs) - len(targets),
+            carry=max(carry, 0),
+            lengths=None,
+            seed=seed,
+            threads=threads,
         )
 
     def update(self, loss: float, gradients: NetworkGradients) -> None:
@@ -219,15 +234,15 @@ def prepare(settings: Settings, text: str, vocabulary: Vocabulary) -> tuple[Stre
     ValueError
         If the text is too short for one chunk of every stream.
     """
-    needed = needed_length(settings.batch, settings.steps_per_chunk)
+    needed = needed_length(settings.batch, settings.steps_per_update)
     if len(text) < needed:
         raise ValueError(
             f"text: expected at least {needed:,} characters for {settings.batch} streams of "
-            f"{settings.steps_per_chunk} steps and 5% to validate on, got {len(text):,}"
+            f"{settings.steps_per_update} steps and 5% to validate on, got {len(text):,}"
         )
     tokens = vocabulary.encode(text)
     cut = len(tokens) - held_out_length(len(tokens))
-    return Streams(tokens[:cut], settings.batch, settings.steps_per_chunk), tokens[cut - 1 : cut + EVALUATED]
+    return Streams(tokens[:cut], settings.batch, settings.steps_per_update), tokens[cut - 1 : cut + EVALUATED]
 
 
 def zero_state(settings: Settings) -> tuple[Array, ...]:

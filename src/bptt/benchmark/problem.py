@@ -112,7 +112,8 @@ def tolerance(name: str, task: Task) -> float:
     D = task.options.directions
     inputs = I if task.options.num_layers == 1 else max(I, D * H)
     forward, backward = inputs + H, D * task.gates * H
-    sums = dict.fromkeys(("y", "h_n", "c_n"), forward) | dict.fromkeys(("dx", "dh_0", "dc_0"), backward)
+    sums: dict[str, int] = dict.fromkeys(("y", "h_n", "c_n"), forward)
+    sums.update(dict.fromkeys(("dx", "dh_0", "dc_0"), backward))
     return TOLERANCE[task.dtype] * (math.sqrt(sums.get(name, T * B)) if task.dtype == "float32" else 1)
 
 

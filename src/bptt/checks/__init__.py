@@ -7,7 +7,17 @@ expected ..., got ...".
 
 from __future__ import annotations
 
-from bptt.checks.arrays import Shape, floats, is_ready, named_arrays, output, rows
+from bptt.checks.arrays import (
+    Shape,
+    as_array,
+    check_float,
+    check_shape,
+    floats,
+    is_ready,
+    named_arrays,
+    output,
+    rows,
+)
 from bptt.checks.finiteness import finite
 from bptt.checks.options import (
     BACKENDS,
@@ -32,6 +42,9 @@ __all__ = [
     "INITS",
     "NONLINEARITIES",
     "Shape",
+    "as_array",
+    "check_float",
+    "check_shape",
     "choice",
     "default_threads",
     "finite",

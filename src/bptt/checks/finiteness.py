@@ -71,7 +71,7 @@ def finite(
 
 def _finite_state(name: str, state: Array, directions: int, batched: bool) -> None:
     """Check a state (L*D, B, ...)."""
-    bad = ~np.isfinite(state).all(axis=2)  # (L*D, B)
+    bad = np.logical_not(np.isfinite(state).all(axis=2))  # (L*D, B)
     if not bad.any():
         return
     n, b = divmod(int(np.argmax(bad)), bad.shape[1])

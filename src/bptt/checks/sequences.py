@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from bptt.arrays import Array, Mask, Tokens
 
 
-def sequence(x: Any, input_size: int, dtype: np.dtype[Any], batch_first: bool) -> tuple[Array | Tokens, bool]:
+def sequence(
+    x: Any, input_size: int, dtype: np.dtype[Any], batch_first: bool, *, ready: bool = True
+) -> tuple[Array | Tokens, bool]:
     """Return a layer's input time-major, and whether it had a batch axis.
 
     Parameters
@@ -28,12 +30,14 @@ def sequence(x: Any, input_size: int, dtype: np.dtype[Any], batch_first: bool) -
         The layer's.
     batch_first : bool
         Whether the batch axis of a batched `x` comes first.
+    ready : bool
+        Whether it is to be C-contiguous, aligned and of exactly the dtype.
 
     Returns
     -------
     x : ndarray
-        (T, B, I) of `dtype`, or (T, B) of int64; C-contiguous. It shares memory with the argument where it
-        can.
+        (T, B, I) of `dtype`, or (T, B) of int64. It shares memory with the argument where it can; if it need
+        not be `ready`, always, except for a list.
     batched : bool
 
     Raises
@@ -45,7 +49,7 @@ def sequence(x: Any, input_size: int, dtype: np.dtype[Any], batch_first: bool) -
     """
     a = as_array("x", x)
     if a.dtype.kind in "iu":
-        return _tokens(a, input_size, dtype, batch_first)
+        return _tokens(a, input_size, dtype, batch_first, ready)
     check_float("x", x, a, dtype)
     if a.ndim not in (2, 3) or a.shape[-1] != input_size:
         I = input_size
@@ -53,13 +57,14 @@ def sequence(x: Any, input_size: int, dtype: np.dtype[Any], batch_first: bool) -
         raise ValueError(
             f"x: expected shape ({axes}, {I}) = ({names}, input_size), or (T, {I}) unbatched, got {a.shape}"
         )
-    if a.ndim == 2:
-        return normalise(a, dtype)[:, np.newaxis], False
-    return normalise(a.swapaxes(0, 1) if batch_first else a, dtype), True
+    if a.ndim == 3 and batch_first:
+        a = a.swapaxes(0, 1)
+    whole = normalise(a, dtype) if ready else a
+    return (whole, True) if a.ndim == 3 else (whole[:, np.newaxis], False)
 
 
 def _tokens(
-    a: npt.NDArray[Any], input_size: int, dtype: np.dtype[Any], batch_first: bool
+    a: npt.NDArray[Any], input_size: int, dtype: np.dtype[Any], batch_first: bool, ready: bool
 ) -> tuple[Tokens, bool]:
     if a.ndim not in (1, 2):
         axes, names = ("B, T", "batch, time") if batch_first else ("T, B", "time, batch")
@@ -77,7 +82,7 @@ def _tokens(
         t, b = np.unravel_index(np.argmax((a < 0) | (a >= input_size)), a.shape)
         where = f"time step {t}, batch row {b}" if batched else f"time step {t}"
         raise ValueError(f"x: expected token ids in [0, {input_size}), got {a[t, b]} at {where}")
-    return normalise(a, np.dtype(np.int64)), batched
+    return normalise(a, np.dtype(np.int64)) if ready else a, batched
 
 
 def frame(x: Any, batch: int, input_size: int, dtype: np.dtype[Any]) -> tuple[Array | Tokens, bool]:

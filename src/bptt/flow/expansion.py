@@ -115,7 +115,8 @@ def terms_of(
 def _parts(recorded: Pass, wanted: Wanted) -> list[list[Part]]:
     """Return the parts of every unit's parameters."""
     parts = []
-    for unit, names in enumerate(unit_names(recorded.structure)):
+    structure = recorded.structure
+    for unit, names in enumerate(unit_names(structure.num_layers, structure.directions)):
         fields = dict(zip(recorded.saved[unit].weights._fields, names, strict=True))
         parts.append(parts_of(recorded, unit, {f: n for f, n in fields.items() if n in wanted.parameters}))
     return parts

@@ -9,7 +9,7 @@ import numpy as np
 from bptt.flow.sweep import check_course, losses_of, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from bptt.arrays import Array
     from bptt.flow.sweep import StepBack
@@ -123,7 +123,7 @@ def profiles_of_losses(back: StepBack, recorded: Pass, dy: Array) -> list[Array]
     return profiles
 
 
-def _median(norms: Array, steps: Sequence[int] | Array, *, reverse: bool) -> Array:
+def _median(norms: Array, steps: Iterable[int], *, reverse: bool) -> Array:
     """Return the median over loss steps, of what each has left of its size after every number of steps."""
     kept = []
     for row, step in zip(norms, steps, strict=True):

@@ -207,8 +207,8 @@ def _sum(a: Block | None, b: Block) -> Block:
     if a is None:
         return b
     if b.first + len(b.values) == a.first:  # another source begins
-        joined = (np.concatenate([one, other]) for one, other in zip(b[1:], a[1:], strict=True))
-        return Block(b.first, *joined)
+        exponents: Exponents = np.concatenate([b.exponents, a.exponents])
+        return Block(b.first, np.concatenate([b.values, a.values]), exponents)
     first = min(a.first, b.first)
     n = max(a.first + len(a.values), b.first + len(b.values)) - first
     parts = [(slice(part.first - first, part.first - first + len(part.values)), part) for part in (a, b)]

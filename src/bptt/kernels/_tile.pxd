@@ -190,15 +190,16 @@ cdef inline void product(
 
 
 cdef inline void deep_product(
-    const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *packed, ptrdiff_t K, ptrdiff_t N, real *c,
-    ptrdiff_t ldc
+    const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *packed, ptrdiff_t K, ptrdiff_t N,
+    real *c, ptrdiff_t ldc
 ) noexcept nogil:
     """C (rows, N) = A (rows, K) W (K, N) with the sums of `product`, for A and W too large for the caches.
 
     All panels take part of A's columns before the next part is read: a part of A stays in cache, and W is read once
     for all rows.
     """
-    cdef ptrdiff_t L = lanes_of(<real *> NULL), panels = panel_count(<real *> NULL, N), k = 0, p, depth, first, next, width
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), panels = panel_count(<real *> NULL, N)
+    cdef ptrdiff_t k = 0, p, depth, first, next, width
     cdef const real *ahead
     while k < K:
         depth = min(K - k, <ptrdiff_t> BLOCK_K)

@@ -1,4 +1,5 @@
-# The norms of the terms (i, k) of a gradient: the losses of many steps taken back by themselves, one layer and direction.
+# The norms of the terms (i, k) of a gradient: the losses of many steps taken back by themselves, in one layer and
+# direction.
 
 
 cdef enum:
@@ -93,14 +94,15 @@ cdef void term_squares(
     while m < job.M:
         span = job.spans + 2 * m
         rows = 1
-        while rows < ROWS_AT_A_TIME and m + rows < job.M and span[2 * rows] == span[0] and span[2 * rows + 1] == span[1]:
+        while (rows < ROWS_AT_A_TIME and m + rows < job.M
+               and span[2 * rows] == span[0] and span[2 * rows + 1] == span[1]):
             rows += 1
         if real is float:
             six_squares(<const lanes_f32 *> NULL, da + span[0], B, S, (span[1] - span[0]) // LANES_F32,
-                          (span[1] - span[0]) % LANES_F32, factors + m * B, rows, totals + m)
+                        (span[1] - span[0]) % LANES_F32, factors + m * B, rows, totals + m)
         else:
             six_squares(<const lanes_f64 *> NULL, da + span[0], B, S, (span[1] - span[0]) // LANES_F64,
-                          (span[1] - span[0]) % LANES_F64, factors + m * B, rows, totals + m)
+                        (span[1] - span[0]) % LANES_F64, factors + m * B, rows, totals + m)
         for k in range(m, m + rows):
             if not (least < totals[k] < most):
                 # squares that under- or overflow, or none

@@ -55,7 +55,7 @@ def step_back(
     """
     weights = conversion.to_lists(saved.cell, saved.weights)
     (N, B, _), GH = dh.shape, saved.weights.weight_hh.shape[0]
-    before = tuple(np.zeros((N, *part.shape), part.dtype) for part in saved.state)
+    before: tuple[Array, ...] = tuple(np.zeros((N, *part.shape), part.dtype) for part in saved.state)
     halves = [np.zeros((N, B, GH), dh.dtype) for _ in range(4)]
     for b in range(B):
         taken = _step(saved, s, b)

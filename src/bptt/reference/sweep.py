@@ -65,6 +65,7 @@ def bptt(
     because each forgets at its own k, so it walks back from every step separately: T min(K, T) of them.
     """
     into = zeros_of(weights) if into is None else into
+    dx: InputGradients
     if depth is None:
         resets = [zeros_of_state(state) for state in run.initial] if dinitial is None else dinitial
         dx, dstart = _whole(cell, run, weights, dy, dfinal, squares, into, resets)

@@ -1,0 +1,134 @@
+"""How many bytes a checkpointed pass takes: what is there all the time, a kept state, a taped time step.
+
+The working memory of the ground floor is counted as that of the compiled kernels, with every array of
+theirs at its largest. Source of the terms: docs/equations.md, "Checkpoints".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from bptt.noise import Rates
+    from bptt.structure import Structure
+
+#: Rows (t, b) of one chunk of the kernels' sums, if a time step has not more.
+CHUNK = 256
+#: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a quarter of it.
+AHEAD, LARGE = 384, 200_000
+#: Batch rows that they take through time together.
+TOGETHER = 96
+#: Numbers by which they lengthen a row at most.
+PADDING = 64
+#: Bytes of Python objects: of all that there is once, and of one state.
+OBJECTS, OBJECTS_OF_STATE = 1 << 16, 512
+
+
+class Situation(NamedTuple):
+    """What of a pass matters to its memory beside `Structure`."""
+
+    steps: int  # T
+    batch: int  # B
+    itemsize: int  # bytes of a number
+    tokens: bool
+    ragged: bool  # lengths
+    reset: bool
+    rates: Rates
+    copied: bool  # pieces of x, y and dy have to be copied
+    chunks: int
+    threads: int
+
+
+class Costs(NamedTuple):
+    """Bytes."""
+
+    fixed: int
+    state: int  # of all units, kept between two pieces
+    step: int  # of a time step that is taped and taken back
+
+
+def costs(structure: Structure, now: Situation) -> Costs:
+    """Count the memory of a checkpointed pass.
+
+    Parameters
+    ----------
+    structure : Structure
+    now : Situation
+    """
+    z, B, D = now.itemsize, now.batch, structure.directions
+    units = structure.num_layers * D
+    states = sum(structure.state_sizes)
+    state = units * (B * states * z + OBJECTS_OF_STATE)
+    weights = sum(_weights(structure, unit, now.tokens) for unit in range(units))
+    scratch = max(_scratch(structure, unit, now) for unit in range(units))
+    fixed = OBJECTS + 64 * now.chunks + 8 * state + (weights + scratch) * z
+    if now.reset:
+        fixed += D * now.steps * B
+    if D == 2 and structure.num_layers > 1:
+        # y of all layers but the last, dy and dx of one
+        fixed += (structure.num_layers + 1) * now.steps * B * structure.output_size * z
+    lanes = [range(units)] if D == 1 else [range(unit, unit + 1) for unit in range(units)]
+    return Costs(int(fixed), int(state), max(_step(structure, lane, now) for lane in lanes))
+
+
+def _sizes(structure: Structure, unit: int) -> tuple[int, int, int, int, int, int]:
+    """Return I, H, R, S, G*H and the columns of W_hh h of a unit: what the kernels call so."""
+    H = structure.hidden_size
+    I = structure.input_size if unit < structure.directions else structure.output_size
+    S = H if structure.gates == 1 else 4 * H
+    return I, H, structure.state_size, S, structure.gates * H, structure.gates * H
+
+
+def _weights(structure: Structure, unit: int, tokens: bool) -> int:
+    """Return the numbers in a unit's packed weights, for both ways, and in its gradients."""
+    I, H, R, _, N, _ = _sizes(structure, unit)
+    own = N * (I + R + 4) + R * H + 3 * H
+    packed = (N + PADDING) * (I + R + 4) + (R + PADDING) * H
+    back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
+    tables = 2 * N * I + I * (N + PADDING) if tokens and unit < structure.directions else 0
+    tables += N * I if structure.gates == 3 else 0
+    return own + packed + back + tables
+
+
+def _scratch(structure: Structure, unit: int, now: Situation) -> int:
+    """Return the numbers in the kernels' working memory for a unit, on the way there or back."""
+    I, H, R, S, N, N_hh = _sizes(structure, unit)
+    B, C = now.batch, max(CHUNK, now.batch)
+    rows = min(B, TOGETHER)
+    ahead = max(AHEAD if I * N >= LARGE else AHEAD // 4, rows)
+    apart = now.ragged or now.reset or any(now.rates[1:])
+    normal = N + N_hh if structure.layer_norm else 0
+    there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N_hh + R)
+    back = B * (R + H) + C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
+    back += C * (R if structure.proj_size else 0) + C * H
+    worker = CHUNK * PADDING + 3 * rows * (R + H)
+    if apart:
+        there += ahead * (I + N + 1) + rows * (3 * R + 2 * H + N_hh + 1)
+        back += C * (R + (2 if now.tokens and unit < structure.directions else 2 * I))
+    return max(now.threads * there, now.threads * worker + back)
+
+
+def _step(structure: Structure, lane: range, now: Situation) -> int:
+    """Return the bytes of a time step in the units that are taped at once."""
+    z, B, rates = now.itemsize, now.batch, now.rates
+    numbers = masks = 0
+    widest = 0
+    for unit in lane:
+        I, H, R, S, N, N_hh = _sizes(structure, unit)
+        numbers += R + (H if structure.has_c else 0) + (S if structure.gates > 1 else 0)
+        numbers += N + N_hh + 2 if structure.layer_norm else 0
+        # of each mask its entries, the random words they come of, and a copy in the other order
+        masks += 4 * ((R if rates.zoneout_h else 0) + (H if rates.zoneout_c else 0))
+        if rates.dropout and unit != lane[-1]:
+            numbers, masks = numbers + R, masks + 4 * R
+        into = 0 if now.tokens and unit < structure.directions else I
+        # dy of the last unit is the caller's
+        widest = max(widest, into if unit == lane[-1] else into + R + (R if rates.dropout else 0))
+    I, R = _sizes(structure, lane[0])[0], structure.state_size
+    turned = structure.directions == 2
+    if now.copied or turned:
+        numbers += (0 if now.tokens else I) + 2 * R
+    if turned:
+        numbers += (0 if now.tokens else I) + R
+    bytes_of_tokens = 16 * B if now.tokens else 0
+    return B * (numbers + widest) * z + B * masks + bytes_of_tokens + 2 * B + 32

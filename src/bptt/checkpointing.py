@@ -1,0 +1,221 @@
+"""Recorded passes of which only some states are kept: docs/equations.md, "Checkpoints".
+
+The pass goes over the sequence piece by piece, see `bptt.pieces`, and a schedule says before which pieces the
+state is kept. The backward pass runs the pieces again from these states, the last one first. Pieces end where
+the sums of the ground floor do, so that the gradients have the bits of a pass that keeps everything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bptt import pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bptt.arrays import Array, Mask, Tokens, Weights
+    from bptt.interface import Backend, State
+    from bptt.noise import Draws
+    from bptt.pieces import Back, Lane, Piece
+    from bptt.schedule import Schedule
+    from bptt.structure import Structure
+
+#: Bytes of y over which a piece that is only run through is cut: there is nothing to gain by longer ones.
+RUN_THROUGH = 1 << 19
+
+
+class Recipe(NamedTuple):
+    """What a pass is a function of, everything time-major."""
+
+    ground: Backend
+    structure: Structure
+    weights: Sequence[Any]  # of every unit, packed for both ways
+    shapes: Sequence[Weights]  # arrays of the parameters' shapes, of every unit, that are not looked at
+    x: Any  # (T, B, I) or token ids (T, B), in any layout
+    dtype: np.dtype[Any]
+    initial: tuple[Array, ...]  # h_0 (L*D, B, R), for an LSTM c_0 (L*D, B, H) too
+    lengths: Tokens | None  # (B,)
+    reset: Mask | None  # (T, B)
+    draws: Draws | None
+
+    @property
+    def stepless(self) -> Mask:
+        """The rows without steps, (B,)."""
+        T, B = self.x.shape[:2]
+        return np.full(B, T == 0) if self.lengths is None else np.asarray(self.lengths == 0)
+
+
+class Path(NamedTuple):
+    """The states kept at one time, the first being the initial one, and the last piece if it is taped."""
+
+    firsts: list[int]  # the chunks they stand before
+    states: list[Sequence[State]]
+    taped: list[Piece]  # one or none
+
+
+def lanes(recipe: Recipe) -> list[Lane]:
+    """Return the lanes of a pass: one of all units, or one for each direction of each layer."""
+    structure, reset = recipe.structure, recipe.reset
+    starts: list[State] = list(zip(*recipe.initial, strict=True))
+    masks = None if recipe.draws is None else recipe.draws.masks
+    if structure.directions == 1:
+        units = tuple(range(structure.num_layers))
+        return [pieces.Lane(structure, units, tuple(starts), recipe.lengths, reset, masks)]
+    back = None
+    if reset is not None:
+        # a row is cut before step t: going back it begins again at step t - 1
+        back = np.zeros_like(reset)
+        back[:-1] = reset[1:]
+    return [
+        pieces.Lane(
+            structure,
+            (unit,),
+            (start,),
+            recipe.lengths,
+            back if unit % 2 else reset,
+            masks,
+            reverse=unit % 2 == 1,
+        )
+        for unit, start in enumerate(starts)
+    ]
+
+
+class Walk:
+    """One lane of a pass on its way through the pieces."""
+
+    def __init__(self, recipe: Recipe, lane: Lane, schedule: Schedule, x: Any, threads: int) -> None:
+        self._recipe, self._lane, self._schedule, self._x = recipe, lane, schedule, x
+        self._threads = threads
+        self._longest = int(np.diff(schedule.bounds).max(initial=0))
+
+    def read(self, first: int, last: int) -> Any:
+        """Return x of some steps, C-contiguous."""
+        part = self._lane.take(self._x, first, last)
+        if part.ndim == 3:
+            return np.require(part, self._recipe.dtype, ["C", "A"])
+        ids = np.array(part, np.int64, order="C")
+        vocabulary = self._recipe.structure.input_size
+        if ids.size and not (ids.min() >= 0 and ids.max() < vocabulary):
+            raise ValueError(f"x: expected token ids in [0, {vocabulary}) as when recorded, got others")
+        return ids
+
+    def _forward(
+        self, first: int, last: int, state: Sequence[State], keep: bool
+    ) -> tuple[Array, list[State], Piece | None]:
+        recipe = self._recipe
+        return pieces.forward(
+            recipe.ground.unroll,
+            self._lane,
+            recipe.weights,
+            self.read(first, last),
+            first,
+            state,
+            len(self._x),
+            keep=keep,
+            threads=self._threads,
+        )
+
+    def run(
+        self, first: int, stop: int, state: Sequence[State], put: Callable[[int, int, Array], None] | None
+    ) -> Sequence[State]:
+        """Run over steps first..stop-1 and return the state after them; `put` is told of y."""
+        structure, B = self._recipe.structure, self._x.shape[1]
+        each = max(1, B * structure.hidden_size * self._recipe.dtype.itemsize)
+        # what a step needs that is not taped is less than a state and the gates: this is less than a chunk
+        chunk = max(self._longest, 1) * structure.gates
+        most = min(max(1, RUN_THROUGH // each), chunk)
+        while first < stop:
+            last = min(first + most, stop)
+            y, state, _ = self._forward(first, last, state, False)
+            if put is not None:
+                put(first, last, y)
+            first = last
+        return state
+
+    def down(
+        self, path: Path, last: int, put: Callable[[int, int, Array], None] | None, *, tape: bool
+    ) -> Sequence[State]:
+        """Run from the last state kept to before chunk `last`, keeping states as the schedule says.
+
+        Parameters
+        ----------
+        path : Path
+            Lengthened.
+        last : int
+        put : callable or None
+            Told of y of all steps.
+        tape : bool
+            Whether to tape the last piece.
+
+        Returns
+        -------
+        sequence of State
+            After the last piece.
+        """
+        bounds = self._schedule.bounds
+        while True:
+            first, state = path.firsts[-1], path.states[-1]
+            ahead = self._schedule.advance(first, last, len(path.firsts) - 1) if first < last else 0
+            if not ahead:
+                break
+            stop = first + ahead
+            path.states.append(self.run(int(bounds[first]), int(bounds[stop]), state, put))
+            path.firsts.append(stop)
+        if first == last:
+            return state
+        if not tape:
+            return self.run(int(bounds[first]), int(bounds[last]), state, put)
+        y, after, piece = self._forward(int(bounds[first]), int(bounds[last]), state, True)
+        assert piece is not None, "it was to be kept"
+        path.taped.append(piece)
+        if put is not None:
+            put(int(bounds[first]), int(bounds[last]), y)
+        return after
+
+    def back(
+        self,
+        path: Path,
+        back: Back,
+        dy: Callable[[int, int], Array | None],
+        put: Callable[[int, int, Array], None] | None,
+    ) -> None:
+        """Take gradients back over the whole lane; `path` is used up.
+
+        Parameters
+        ----------
+        path : Path
+            Of the states from the beginning.
+        back : Back
+            With the final state's gradients; moved on.
+        dy : callable
+            Gives dL/dy of some steps; None for zeros.
+        put : callable or None
+            Told of dx of all steps, if it is wanted.
+        """
+        bounds, release = self._schedule.bounds, self._recipe.ground.release_memory
+        last, size = len(bounds) - 1, 0
+        while path.firsts and last:
+            if not path.taped:
+                self.down(path, last, None, tape=True)
+            first, stop = int(bounds[path.firsts[-1]]), int(bounds[last])
+            if size and not 0.8 * size <= stop - first <= size:
+                # blocks of memory of this size will not be found among those that are kept
+                release()
+            size = stop - first
+            dx = pieces.backward(
+                self._recipe.ground.bptt,
+                self._lane,
+                path.taped.pop(),
+                dy(first, stop),
+                back,
+                input_grad=put is not None,
+                threads=self._threads,
+            )
+            if put is not None and dx is not None:
+                put(first, stop, dx)
+            del dx
+            last = path.firsts.pop()
+            path.states.pop()
