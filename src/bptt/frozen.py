@@ -82,9 +82,7 @@ class Frozen(Recurrent[Given, Held]):
         *DERIVED,
         "_module",
         "_packed",
-        "_pair",
-        "_short",
-        "_short_call",
+        "_packed_alone",
     )
     backend: str
     zoneout: float | tuple[float, float]
@@ -100,11 +98,11 @@ class Frozen(Recurrent[Given, Held]):
         self._derive(structure, Rates(0.0, 0.0, *zoneouts(self.zoneout, structure)))
         self._module = checks.resolve_backend(self.backend)
         self._unroll, self._short_call = self._module.unroll, self._module.short_call
+        self._pack = self._module.pack
         # Whether for tokens, to what `unroll` takes of every unit.
         self._packed: dict[bool, tuple[Any, ...]] = {}
         # What `short_call` takes: the weights of one layer alone, once they are packed for numbers.
-        self._short: Any = None
-        self._pair = structure.has_c
+        self._packed_alone: Any = None
 
     def __call__(
         self,
@@ -117,20 +115,13 @@ class Frozen(Recurrent[Given, Held]):
         check_finite: bool = False,
     ) -> tuple[Array, Held]:
         """Run the layer over a sequence; parameters, results and errors are those of the layer."""
-        given: Any = h_0
         # The plainest calls, once the weights are packed, go the shortest way.
-        short = self._short
+        packed = self._packed_alone
         right = threads is None or (type(threads) is int and threads > 0)
-        if short is not None and right and lengths is None and reset is None and not check_finite:
-            result: Any = None
-            if not self._pair:
-                result = self._short_call(short, x, given)
-            elif given is None:
-                result = self._short_call(short, x, None, None)
-            elif type(given) is tuple and len(given) == 2:
-                result = self._short_call(short, x, *given)
+        if packed is not None and right and lengths is None and reset is None and not check_finite:
+            result = self._short(packed, x, h_0)
             if result is not None:
-                return (result[0], result[1:]) if self._pair else result
+                return result  # type: ignore[no-any-return]
         return super().__call__(
             x, h_0, lengths=lengths, reset=reset, threads=threads, check_finite=check_finite
         )
@@ -161,7 +152,7 @@ class Frozen(Recurrent[Given, Held]):
         """Return the packed weights. Of two threads that pack them at once, one does it in vain."""
         packed = self._packed.get(tokens)
         if packed is None:
-            structure, pack = self._structure, self._module.pack
+            structure, pack = self._structure, self._pack
             weights = unnamed(structure, self.parameters)
             D = structure.directions
             # Only the first layer sees x. The others may be packed already.
@@ -170,7 +161,7 @@ class Frozen(Recurrent[Given, Held]):
             rest = other[D:] if other else [pack(structure.cell, unit, tokens=False) for unit in weights[D:]]
             packed = self._packed.setdefault(tokens, (*first, *rest))
             if not tokens and self._alone and not self.batch_first:
-                self._short = packed[0]
+                self._packed_alone = packed[0]
         return packed
 
     def __copy__(self) -> Frozen[Given, Held]:

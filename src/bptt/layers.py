@@ -13,7 +13,7 @@ from bptt.frozen import FrozenRNN
 from bptt.initial import first_values
 from bptt.noise import Rates, zoneouts
 from bptt.parameters import Parametrised
-from bptt.recurrent import DERIVED, Given, Held, Recurrent
+from bptt.recurrent import DERIVED, SHORT, Given, Held, Recurrent
 from bptt.stream import Stream
 from bptt.structure import Structure, unnamed
 from bptt.tape import Tape
@@ -112,7 +112,10 @@ class Layer(Recurrent[Given, Held], Parametrised):
             structure, Rates(self.dropout, self.recurrent_dropout, *zoneouts(self.zoneout, structure))
         )
         self._shapes = structure.parameter_shapes()
-        self._unroll = checks.resolve_backend(self.backend).unroll
+        ground = checks.resolve_backend(self.backend)
+        self._unroll, self._short_call, self._pack = ground.unroll, ground.short_call, ground.pack
+        if self._alone and not self.batch_first and self.backend == "kernels":
+            self._few = SHORT // (structure.gates * self.hidden_size * (self.input_size + structure.state_size))
         self._seen = None
 
     def record(
