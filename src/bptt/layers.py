@@ -115,7 +115,8 @@ class Layer(Recurrent[Given, Held], Parametrised):
         ground = checks.resolve_backend(self.backend)
         self._unroll, self._short_call, self._pack = ground.unroll, ground.short_call, ground.pack
         if self._alone and not self.batch_first and self.backend == "kernels":
-            self._few = SHORT // (structure.gates * self.hidden_size * (self.input_size + structure.state_size))
+            of_row = structure.gates * self.hidden_size * (self.input_size + structure.state_size)
+            self._few = SHORT // of_row
         self._seen = None
 
     def record(

@@ -147,7 +147,7 @@ class Recurrent(Fixed, Generic[Given, Held]):
         if (
             type(x) is np.ndarray
             and x.ndim == 3
-            and x.shape[0] * x.shape[1] <= self._few
+            and 0 < x.shape[0] * x.shape[1] <= self._few
             and (threads is None or (type(threads) is int and threads > 0))
             and lengths is None
             and reset is None
