@@ -1,0 +1,78 @@
+"""What an installation has to hold: every compiled module, the types, one version number."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import metadata, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import bptt
+from bptt import kernels
+from bptt.kernels import _cpu
+
+PACKAGE = Path(bptt.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
+ALL_VARIANTS = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
+COMPILED = ("cpu", *(kernels.VARIANTS if ALL_VARIANTS else kernels.VARIANTS[:1]))
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def binary(name: str) -> Path:
+    """Return the file of a compiled module, without importing it: this processor may lack what it is for."""
+    spec = find_spec(f"bptt.kernels._{name}")
+    assert spec is not None, f"_{name} is missing"
+    assert spec.origin is not None
+    return Path(spec.origin)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_every_compiled_module_is_there(name: str) -> None:
+    file = binary(name)
+    assert file.name.endswith(tuple(EXTENSION_SUFFIXES))
+    assert file.stat().st_size > 10_000
+    assert file.parent == PACKAGE / "kernels"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the file's name doesn't tell there")
+@pytest.mark.parametrize("name", COMPILED)
+def test_one_binary_is_for_every_python(name: str) -> None:
+    stable = not FREE_THREADED and not _cpu.native()
+    assert binary(name).name.endswith(".abi3.so") == stable
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_every_compiled_module_has_a_stub(name: str) -> None:
+    assert (PACKAGE / "kernels" / f"_{name}.pyi").is_file()
+
+
+def test_the_house_is_drawn_whole() -> None:
+    """Every module of the package and every source of the kernels stands in CONTRIBUTING.md's map."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"\w+(?:\.\w+)?", text[: text.index("## Build")]))
+    modules = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    # absent where the tests of an sdist run on an installed wheel
+    sources = (ROOT / "src/bptt/kernels").glob("*.[hp]*")
+    files = {path.name for path in sources if path.suffix in {".h", ".pxd", ".pxi", ".pyx"}}
+    assert {name for name in modules if not name.startswith("__")} | files <= drawn
+
+
+def test_types_are_declared() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_numpy_is_all_that_is_needed() -> None:
+    needed = [requirement for requirement in requires("bptt") or () if "extra ==" not in requirement]
+    assert [re.split(r"[<>=!~ ]", requirement)[0] for requirement in needed] == ["numpy"]
+
+
+def test_the_changelog_knows_the_version() -> None:
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version("bptt") == metadata("bptt")["Version"]
