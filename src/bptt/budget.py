@@ -121,7 +121,9 @@ def _step(structure: Structure, lane: range, now: Situation) -> int:
         masks += 4 * ((R if rates.zoneout_h else 0) + (H if rates.zoneout_c else 0))
         if rates.dropout and unit != lane[-1]:
             numbers, masks = numbers + R, masks + 4 * R
-        into = 0 if now.tokens and unit < structure.directions else I
+        # dx of the lowest unit is the caller's too
+        into = 0 if structure.directions == 1 and unit == lane[0] else I
+        into = 0 if now.tokens and unit < structure.directions else into
         # dy of the last unit is the caller's
         widest = max(widest, into if unit == lane[-1] else into + R + (R if rates.dropout else 0))
     I, R = _sizes(structure, lane[0])[0], structure.state_size

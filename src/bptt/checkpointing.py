@@ -90,6 +90,7 @@ class Walk:
         self._recipe, self._lane, self._schedule, self._x = recipe, lane, schedule, x
         self._threads = threads
         self._longest = int(np.diff(schedule.bounds).max(initial=0))
+        self._taped = 0  # steps of the piece that was taped last
 
     def read(self, first: int, last: int) -> Any:
         """Return x of some steps, C-contiguous."""
@@ -168,6 +169,11 @@ class Walk:
             return state
         if not tape:
             return self.run(int(bounds[first]), int(bounds[last]), state, put)
+        steps = int(bounds[last] - bounds[first])
+        if self._taped and not 0.8 * self._taped <= steps <= self._taped:
+            # blocks of memory of this size will not be found among those that are kept
+            self._recipe.ground.release_memory()
+        self._taped = steps
         y, after, piece = self._forward(int(bounds[first]), int(bounds[last]), state, True)
         assert piece is not None, "it was to be kept"
         path.taped.append(piece)
@@ -181,6 +187,7 @@ class Walk:
         back: Back,
         dy: Callable[[int, int], Array | None],
         put: Callable[[int, int, Array], None] | None,
+        dx_to: Array | None = None,
     ) -> None:
         """Take gradients back over the whole lane; `path` is used up.
 
@@ -194,25 +201,25 @@ class Walk:
             Gives dL/dy of some steps; None for zeros.
         put : callable or None
             Told of dx of all steps, if it is wanted.
+        dx_to : ndarray or None
+            (T, B, I), where dx goes straight away; then nobody is told.
         """
-        bounds, release = self._schedule.bounds, self._recipe.ground.release_memory
-        last, size = len(bounds) - 1, 0
+        bounds = self._schedule.bounds
+        last = len(bounds) - 1
         while path.firsts and last:
             if not path.taped:
                 self.down(path, last, None, tape=True)
             first, stop = int(bounds[path.firsts[-1]]), int(bounds[last])
-            if size and not 0.8 * size <= stop - first <= size:
-                # blocks of memory of this size will not be found among those that are kept
-                release()
-            size = stop - first
+            self._taped = stop - first
             dx = pieces.backward(
                 self._recipe.ground.bptt,
                 self._lane,
                 path.taped.pop(),
                 dy(first, stop),
                 back,
-                input_grad=put is not None,
+                input_grad=put is not None or dx_to is not None,
                 threads=self._threads,
+                dx_to=None if dx_to is None else dx_to[first:stop],
             )
             if put is not None and dx is not None:
                 put(first, stop, dx)

@@ -144,6 +144,7 @@ class Backend(Protocol):
         add_to: Weights | None = None,  # gradients of the steps after these, whose sums this goes on with
         initial_to: State | None = None,  # where to add what resets send to h_0, c_0; not with a depth
         input_grad: bool = True,  # whether dx is wanted
+        dx_to: Array | None = None,  # (T, B, I), C-contiguous: where to put it
     ) -> tuple[Array | None, State, Weights]:
         """Return dx (T, B, I) (None for tokens), gradients of the state at the start and of the parameters.
 

@@ -181,10 +181,14 @@ def backward(
             zeros = [tuple([np.zeros_like(array) for array in state]) for state in lane.initial]
             resets = None if lane.reset is None else zeros
             back = Back([dstates[unit] for unit in lane.units], [None] * len(lane.units), resets)
-            put = None if dx is None else _adder(lane, dx) if lane.reverse else _writer(lane, dx)
+            # of a single direction dx is written where it belongs
+            put = None
+            if dx is not None and structure.directions == 2:
+                put = _adder(lane, dx) if lane.reverse else _writer(lane, dx)
+            dx_to = dx if put is None else None
             given = None if dy is None else dy[:, :, part]
             walk = Walk(recipe, lane, recorded.schedule(), x, threads)
-            walk.back(_taken(recorded, number, lane), back, _reader(recipe, lane, given, end), put)
+            walk.back(_taken(recorded, number, lane), back, _reader(recipe, lane, given, end), put, dx_to)
             for n, unit in enumerate(lane.units):
                 dstates[unit] = _sums(zeros[n], back.dstate[n])
                 dweights[unit] = back.dweights[n] or _zeros(recipe.shapes[unit])

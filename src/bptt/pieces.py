@@ -202,6 +202,7 @@ def backward(
     *,
     input_grad: bool,
     threads: int,
+    dx_to: Array | None = None,
 ) -> Array | None:
     """Take gradients back through a piece.
 
@@ -218,6 +219,8 @@ def backward(
     input_grad : bool
         Whether dx is wanted.
     threads : int
+    dx_to : ndarray or None
+        (N, B, I), where to put it; C-contiguous.
 
     Returns
     -------
@@ -230,6 +233,8 @@ def backward(
         options: dict[str, Any] = {}
         if back.dinitial is not None and piece.began:
             options["initial_to"] = back.dinitial[n]
+        if n == 0 and dx_to is not None:
+            options["dx_to"] = dx_to
         dy, back.dstate[n], back.dweights[n] = bptt(
             lane.structure.cell,
             piece.saved[n],

@@ -125,6 +125,7 @@ def bptt(
     add_to: Weights | None = None,
     initial_to: State | None = None,
     input_grad: bool = True,
+    dx_to: Array | None = None,
 ) -> tuple[Array | None, State, Weights]: ...
 def chunk_bounds(T: int, B: int, lengths: Tokens | None = None) -> list[int]: ...
 def step_back(

@@ -3,7 +3,7 @@
 
 def bptt(
     str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1, squares=None, add_to=None,
-    tuple initial_to=None, bint input_grad=True
+    tuple initial_to=None, bint input_grad=True, dx_to=None
 ):
     """Backward loop over time of one direction of one layer: gradients of a scalar loss.
 
@@ -31,6 +31,8 @@ def bptt(
         For a piece of a longer sequence; not with a depth.
     input_grad : bool
         Whether dx is wanted.
+    dx_to : ndarray (T, B, I), optional
+        Where to put it; C-contiguous.
 
     Returns
     -------
@@ -42,9 +44,9 @@ def bptt(
         The parameters' gradients, None where a parameter is; with `add_to` the arrays in it.
     """
     if saved.panels.double:
-        return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad,
+        return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad, dx_to,
                               <double *> NULL)
-    return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad,
+    return back_propagate(saved, dy, dfinal_state, depth, threads, add_to, squares, initial_to, input_grad, dx_to,
                           <float *> NULL)
 
 
@@ -158,7 +160,8 @@ cdef int point_at(BpttJob job, Saved saved, Buffers buffers) except -1:
 
 
 cdef back_propagate(
-    Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, tuple initial_to, bint input_grad, real *kind
+    Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, tuple initial_to, bint input_grad, dx_to,
+    real *kind
 ):
     cdef Panels w = saved.panels
     cdef Course course = saved.course
@@ -177,7 +180,7 @@ cdef back_propagate(
         threads = 1
     workers = max(threads, 1)
     input_grad = input_grad and not w.tokens
-    dx = None if not input_grad else new(T * B * w.I, (T, B, w.I), dtype, w.double)
+    dx = None if not input_grad else dx_to if dx_to is not None else new(T * B * w.I, (T, B, w.I), dtype, w.double)
     dh_0, dc_0 = empty((B, w.R), dtype), empty((B, w.H), dtype) if lstm else None
     cdef tuple dweights = w.arrays(dtype) if add_to is None else tuple(add_to)
     point_at(job, saved, buffers)

@@ -181,6 +181,7 @@ def bptt(
     add_to: Weights | None = None,
     initial_to: tuple[Array, ...] | None = None,
     input_grad: bool = True,
+    dx_to: Array | None = None,
 ) -> tuple[Array | None, tuple[Array, ...], Weights]:
     """Backward pass of one direction of one layer.
 
@@ -209,6 +210,8 @@ def bptt(
         depth.
     input_grad : bool
         Whether dx is wanted.
+    dx_to : ndarray or None
+        (T, B, I), where to put it.
 
     Returns
     -------
@@ -249,6 +252,9 @@ def bptt(
         nothing = [0.0] * saved.x.shape[2]
         rows = [[nothing if dx_tb is None else dx_tb for dx_tb in dx_t] for dx_t in dx]
         dx_array = to_array(rows, saved.x.shape, saved.y.dtype)
+        if dx_to is not None:
+            dx_to[...] = dx_array
+            dx_array = dx_to
     if initial_to is not None and resets is not None:
         for array, total in zip(initial_to, conversion.from_states(resets, saved.state), strict=True):
             array[...] = total
