@@ -21,6 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = re.compile(r'^ */\* "(src/bptt/kernels/[^"]+|bptt/kernels/[^"]+)":(\d+)$')
 
+#: Share of lines that have to run; CONTRIBUTING.md says why some don't.
+LEAST = 0.98
+
 #: For every file, how often each of its lines ran.
 Counts = dict[str, dict[int, int]]
 
@@ -66,7 +69,7 @@ def measure(folder: Path) -> Counts:
 
 
 def main(folder: Path) -> int:
-    """Print each file's share of lines that ran, and the others; return 1 if there are any."""
+    """Print each file's share of lines that ran, and the others; return 1 if they are too many."""
     total = measure(folder)
     if not total:
         sys.exit(f"{folder}: no counts; build with BPTT_TRACE=1 and run the tests")
@@ -81,7 +84,7 @@ def main(folder: Path) -> int:
         for number in misses:
             print(f"    {number:4}  {text[number - 1]}")
     print(f"{'all':20} {lines:5} lines {missed:4} missed: {100 * (1 - missed / lines):.1f}%")
-    return 1 if missed else 0
+    return 1 if missed > (1 - LEAST) * lines else 0
 
 
 if __name__ == "__main__":

@@ -148,12 +148,12 @@ class Recurrent(Fixed, Generic[Given, Held]):
             type(x) is np.ndarray
             and x.ndim == 3
             and 0 < x.shape[0] * x.shape[1] <= self._few
-            and (threads is None or (type(threads) is int and threads > 0))
             and lengths is None
             and reset is None
             and not check_finite
         ):
             # the same numbers; a call of a few steps takes two thirds of the time
+            checks.resolve_threads(threads)
             packed = self._pack(self._structure.cell, self._weights(False)[0])
             result = self._short(packed, x, h_0)
             if result is not None:
