@@ -15,6 +15,8 @@ The map, from the ground up; each floor uses only those under it:
     structure, stack       what the options come to; the loop over layers and directions
     recurrent, noise       a call in any layout; masks of dropout and zoneout
     tape, readout          what a layer records; the Linear readout
+    truncation             backward passes cut into windows of time
+    checkpointed           tapes within a memory budget
     flow                   looking at a gradient: its terms, its Jacobians, how far it reaches
     frozen, stream         inference-only copy with packed weights; one time step at a time
     losses                 each returns (loss, dloss/ds)
