@@ -357,7 +357,7 @@ with open("/proc/self/statm") as statm:
     size = int(statm.read().split()[0]) * resource.getpagesize()
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 outcomes = []
-for margin in range(0, 32 << 20, 3 << 17):
+for margin in (*range(0, 32 << 20, 3 << 17), 64 << 20, 128 << 20):
     resource.setrlimit(resource.RLIMIT_AS, (size + margin, hard))
     try:
         got = call()
