@@ -9,13 +9,7 @@ from reference_problems import combinations, problem
 from bptt import kernels, reference
 
 pytestmark = pytest.mark.kernels
-#: In reverse all rows must have a step.
-CASES = [case for case in combinations(most=2) if not {"lengths", "reverse"} <= set(case[1])]
-CASES += [
-    (cell, tuple(feature for feature in features if feature != "lengths"))
-    for cell, features in combinations(most=0)
-    if features
-]
+CASES = combinations(most=2)
 
 
 def ids(cases):
@@ -29,32 +23,53 @@ def both(p):
 
 
 def gradients(p, count, *, dc=True, seed=3):
-    """Gradients (N, B, ...) of the state, zero past a row's end as the arguments of step_back are."""
+    """Gradients (N, B, ...) of the state."""
     rng = np.random.default_rng(seed)
     found = [rng.normal(size=(count, *part.shape)).astype(part.dtype) for part in p.state]
     return found if dc else found[:1]
 
 
 @pytest.mark.parametrize(("cell", "features"), CASES, ids=ids(CASES))
-def test_step_back(cell, features):
+@pytest.mark.parametrize("together", [False, True])
+def test_step_back(cell, features, together):
     p = problem(cell, features, T=3, B=3)
     saved = both(p)
+    lengths = p.options.get("lengths", np.full(3, 3))
     for s in range(3):
-        there = p.options.get("lengths", np.full(3, 3)) > s
+        there = lengths > (2 - s if together and "reverse" in features else s)
         for count, dc in ((1, False), (3, True)):
-            given = [part * there[:, np.newaxis] for part in gradients(p, count, dc=dc)]
+            given = gradients(p, count, dc=dc)
             kept = [part.copy() for part in given]
             results = [
-                module.step_back(one, s, *given)
+                module.step_back(one, s, *given, together=together)
                 for module, one in zip((kernels, reference), saved, strict=True)
             ]
             assert all(np.array_equal(a, b) for a, b in zip(given, kept, strict=True))
             assert (results[0][1] is None) == (cell != "lstm")
             for actual, expected in zip(*results, strict=True):
                 if expected is not None:
-                    assert actual.shape == expected.shape
-                    np.testing.assert_allclose(actual[:, there], expected[:, there], rtol=0, atol=2e-12)
+                    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-12)
                     assert not expected[:, ~there].any()
+                    assert not actual[:, ~there].any()
+
+
+@pytest.mark.parametrize("cell", reference.CELLS)
+def test_rows_together_are_those_of_their_own_steps(cell):
+    # in reverse: a row's step s is at time length - 1 - s, which is step T - length + s of all together
+    p = problem(cell, ("lengths", "reset", "reverse"), T=4, B=3)
+    given = gradients(p, 2)
+    for module, saved in zip((kernels, reference), both(p), strict=True):
+        for row, length in enumerate(p.options["lengths"]):
+            for s in range(length):
+                own = module.step_back(saved, s, *given)
+                together = module.step_back(saved, 4 - length + s, *given, together=True)
+                for number, (one, other) in enumerate(zip(own, together, strict=True)):
+                    if one is None:
+                        continue
+                    if number < 2 and s == 0 < 4 - length:  # the way ends in the initial state
+                        assert not other[:, row].any()
+                    else:
+                        assert np.array_equal(one[:, row], other[:, row])
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)

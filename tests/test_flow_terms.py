@@ -32,18 +32,11 @@ CASES = [
 ]
 
 
-def over_time(layer, ragged):
-    """Lengths and resets; no lengths in two directions."""
-    if not ragged:
-        return {}
-    return {"reset": RAGGED["reset"]} if layer.bidirectional else RAGGED
-
-
 def recorded(layer, ragged=False, tokens=False):
     q = problem(layer, tokens=tokens)
-    tape = layer.record(q.x, q.h_0, seed=5, **over_time(layer, ragged))[2]
+    tape = layer.record(q.x, q.h_0, seed=5, **(RAGGED if ragged else {}))[2]
     dy = q.dy.copy()
-    if ragged and not layer.bidirectional:
+    if ragged:
         dy[np.arange(T)[:, np.newaxis] >= np.array(RAGGED["lengths"])] = np.nan  # not looked at
     return q, tape, dy
 
@@ -86,7 +79,7 @@ def test_against_copies_in_numpy(monkeypatch, kind, stack, ragged):
     for name, term in terms.items():
         along = rng.normal(size=term.shape[2:])
         axes = tuple(range(2, term.ndim))
-        expected = copies(monkeypatch, layer, q, masks_of(tape), over_time(layer, ragged), name, along)
+        expected = copies(monkeypatch, layer, q, masks_of(tape), RAGGED if ragged else {}, name, along)
         size = np.abs(term * along).sum(axis=axes).max(initial=1e-3)
         np.testing.assert_allclose((term * along).sum(axis=axes), expected, rtol=0, atol=1e-12 * size)
 
@@ -324,10 +317,3 @@ def test_errors(tape):
         tape.terms(dy, threads=0)
     with pytest.raises(ValueError, match=r"^parameters: expected one of 'weight_ih_l0', .*, got 'W'$"):
         tape.terms(dy, parameters=["W"])
-
-
-def test_lengths_in_two_directions():
-    layer = bptt.RNN(2, 3, seed=0, bidirectional=True)
-    tape = layer.record(zeros(4, 2, 2), lengths=[3, 4])[2]
-    with raises(ValueError, "terms: expected no lengths in a pass of a bidirectional layer, got some"):
-        tape.terms(zeros(4, 2, 6))

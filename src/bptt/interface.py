@@ -162,13 +162,16 @@ class Backend(Protocol):
         s: int,  # counted in the order in which a row makes its steps
         dh: Array,  # (N, B, R), gradients with respect to h after the step; C-contiguous
         dc: Array | None = None,  # (N, B, H), of an LSTM: those with respect to c that don't come through h
+        *,
+        together: bool = False,  # in reverse: all rows at time T - 1 - s, instead of at a step of their own
     ) -> tuple[Array, Array | None, Array, Array, Array, Array]:
         """Return N gradients one time step further back: dh, dc, da_ih, da_hh, d_ih, d_hh.
 
         dh and dc (None but for an LSTM) are those with respect to the state before the step, zero where a
-        reset cuts the row from it. The others, (N, B, G*H), are those with respect to p and q, the two halves
-        of the pre-activations, and with respect to W_ih x and W_hh h. For rows that don't have the step they
-        mean nothing; in reverse every row must have it.
+        reset cuts the row from it, and with `together` before a row's first step if another row has made
+        steps by then. The others, (N, B, G*H), are those with respect to p and q, the two halves of the
+        pre-activations, and with respect to W_ih x and W_hh h. For rows that don't have the step all are
+        zero.
         """
         ...
 

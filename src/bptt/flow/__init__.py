@@ -45,7 +45,7 @@ def terms(
     Parameters
     ----------
     tape : Tape
-        Of any cell, with any options; not with lengths in two directions.
+        Of any cell, with any options.
     dy : array_like
         dL/dy, with the shape and dtype of y: at step i the gradient of the loss of that step. Past a row's
         end it is not looked at.
@@ -74,8 +74,7 @@ def terms(
     TypeError
         If dy has another dtype than y, or an option another type.
     ValueError
-        If dy has another shape than y; for another `reduce` or `by`, a name that no parameter has, or lengths
-        in two directions.
+        If dy has another shape than y; for another `reduce` or `by`, or a name that no parameter has.
 
     Notes
     -----
@@ -116,7 +115,7 @@ def jacobian_products(tape: Tape, *, layer: int = -1, direction: int = 0) -> Jac
     Parameters
     ----------
     tape : Tape
-        Of any cell, with any options; not with lengths in two directions.
+        Of any cell, with any options.
     layer : int
         Counted from 0; -1 is the last one. The input of the layer is held.
     direction : {0, 1}
@@ -132,18 +131,16 @@ def jacobian_products(tape: Tape, *, layer: int = -1, direction: int = 0) -> Jac
     TypeError
         If `layer` or `direction` is not an integer.
     ValueError
-        For a layer or direction that there is not, or lengths in two directions.
+        For a layer or direction that there is not.
 
     Notes
     -----
     Source: docs/equations.md, "Jacobians".
     """
     from bptt.flow.jacobians import JacobianProducts
-    from bptt.flow.sweep import check_course
 
     structure = tape._pass.structure
     L, D = structure.num_layers, structure.directions
-    check_course("jacobian_products", tape._pass)
     number, way = checks.integer("layer", layer, -L), checks.integer("direction", direction, 0)
     if number >= L:
         raise ValueError(f"layer: expected {-L} to {L - 1}, got {number}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from bptt.flow.norms import grouped, tables
 from bptt.flow.parts import parts_of, rows_of
-from bptt.flow.sweep import check_course, losses_of, scaled, sweep
+from bptt.flow.sweep import losses_of, scaled, sweep
 from bptt.flow.walks import can_walk, walked
 from bptt.structure import named, unit_names
 
@@ -62,13 +62,7 @@ def terms_of(
     dict
         Under the names of the parameters: (T, T), (T,) of `by`, then (B,) of `rows`, then the parameter's
         shape without `norms`. Norms are float64.
-
-    Raises
-    ------
-    ValueError
-        For lengths in two directions.
     """
-    check_course("terms", recorded)
     dy = losses_of(recorded, dy)
     T, B, _ = dy.shape
     shapes = {

@@ -94,13 +94,7 @@ class GradientFlow:
 
     @cached_property
     def reach(self) -> tuple[tuple[Reach, ...], ...]:
-        """How far one loss reaches back.
-
-        Raises
-        ------
-        ValueError
-            For lengths in two directions, whose rows can't be followed step by step, unless dy was None.
-        """
+        """How far one loss reaches back."""
         if self._dy is None:
             profiles = profiles_of_squares(self._pass, self._squares)
         else:
@@ -108,14 +102,11 @@ class GradientFlow:
         return self._by_layer(map(reach_of, profiles))
 
     def __str__(self) -> str:
-        ragged = (
-            self._dy is not None and self._pass.lengths is not None and self._pass.structure.directions == 2
-        )
         return verdict(
             Findings(
                 structure=self._pass.structure,
                 steps=len(self._pass.y),
-                reach=None if ragged else self.reach,
+                reach=self.reach,
                 saturation=self.saturation,
                 dead=self.dead,
                 first_nonfinite=self.first_nonfinite,

@@ -290,9 +290,6 @@ class JacobianProducts:
         dc = None if self.size == R else np.ascontiguousarray(v[:, :, R:])
         dh, dc, *_ = self._back(self._pass.saved[self._unit], s, np.ascontiguousarray(v[:, :, :R]), dc)
         before: Array = dh if dc is None else np.concatenate([dh, dc], axis=2)
-        ended = self._ends <= s
-        if ended.any():
-            before[:, ended] = 0
         return before
 
     def _products(self, ends: Tokens) -> Iterator[tuple[int, Array, Tokens]]:

@@ -165,6 +165,9 @@ def _before(recorded: Pass, unit: int, part: int) -> Array:
         if reset is not None:
             # going back, a row that is cut before step t begins again at step t - 1
             np.copyto(before[:-1], initial, where=reset[1:, :, np.newaxis])
+        if recorded.lengths is not None:
+            (rows,) = np.nonzero(recorded.lengths)
+            before[recorded.lengths[rows] - 1, rows] = initial[rows]
     else:
         before[1:], before[:1] = after[:-1], initial
         if reset is not None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bptt.flow.sweep import check_course, losses_of, sweep
+from bptt.flow.sweep import losses_of, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from bptt.arrays import Array
+    from bptt.arrays import Array, Mask, Tokens
     from bptt.flow.sweep import StepBack
     from bptt.stack import Pass
 
@@ -91,17 +91,14 @@ def profiles_of_losses(back: StepBack, recorded: Pass, dy: Array) -> list[Array]
         Of every unit the profile: medians over the loss steps that were followed, which are spread over those
         in the second half of the time that the losses span. In the reverse direction back means to later
         steps.
-
-    Raises
-    ------
-    ValueError
-        For lengths in two directions.
     """
-    check_course("reach", recorded)
     dy = losses_of(recorded, dy)
     T, D = len(dy), recorded.structure.directions
     with np.errstate(invalid="ignore"):
-        steps = np.flatnonzero(dy.any(axis=(1, 2)))
+        lost: Mask = np.any(dy, axis=2)  # (T, B)
+    steps = np.flatnonzero(lost.any(axis=1))
+    # where the longest of the rows with a loss at a step ends, (T,)
+    ends = (lost * (T if recorded.lengths is None else recorded.lengths)).max(axis=1, initial=0)
     profiles: list[Array] = [np.zeros(0) for _ in recorded.saved]
     if not len(steps):
         return profiles
@@ -119,15 +116,18 @@ def profiles_of_losses(back: StepBack, recorded: Pass, dy: Array) -> list[Array]
                 size = np.sqrt(np.einsum("nk,nk->n", flat, flat))
                 norms[moment.unit][moment.sources, moment.t] = np.ldexp(size, moment.exponents)
         for unit in range(direction, len(norms), D):
-            profiles[unit] = _median(norms[unit], chosen, reverse=direction == 1)
+            profiles[unit] = _median(norms[unit], chosen, ends[chosen] if direction else None)
     return profiles
 
 
-def _median(norms: Array, steps: Iterable[int], *, reverse: bool) -> Array:
-    """Return the median over loss steps, of what each has left of its size after every number of steps."""
+def _median(norms: Array, steps: Tokens, ends: Tokens | None) -> Array:
+    """Return the median over loss steps, of what each has left of its size after every number of steps.
+
+    In reverse these lead to the ends, without them to the beginning.
+    """
     kept = []
-    for row, step in zip(norms, steps, strict=True):
-        path = row[int(step) :] if reverse else row[int(step) :: -1]
+    for number, (row, step) in enumerate(zip(norms, steps, strict=True)):
+        path = row[step::-1] if ends is None else row[step : ends[number]]
         if 0 < path[0] < np.inf:
             kept.append(path / path[0])
     if not kept:

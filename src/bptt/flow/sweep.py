@@ -58,24 +58,6 @@ class Moment(NamedTuple):
         return slice(self.first, self.first + len(self.exponents))
 
 
-def check_course(name: str, recorded: Pass) -> None:
-    """Refuse a pass through which gradients can't be followed step by step.
-
-    Parameters
-    ----------
-    name : str
-        Of what was asked for.
-    recorded : Pass
-
-    Raises
-    ------
-    ValueError
-        For lengths in two directions: the rows of the reverse one are at different times in a step.
-    """
-    if recorded.structure.directions == 2 and recorded.lengths is not None:
-        raise ValueError(f"{name}: expected no lengths in a pass of a bidirectional layer, got some")
-
-
 def losses_of(recorded: Pass, dy: Array) -> Array:
     """Return dy with zeros past the ends of rows, where it is not looked at.
 
@@ -104,7 +86,6 @@ def sweep(back: StepBack, recorded: Pass, dy: Array, owner: Sequence[int]) -> It
     ----------
     back : callable
     recorded : Pass
-        That `check_course` lets through.
     dy : ndarray
         (T, B, D*R), zero past the ends of rows.
     owner : sequence of int
@@ -142,7 +123,6 @@ def _unit(
     """Take gradients back through the steps of one unit."""
     saved, T = recorded.saved[unit], len(above)
     reverse = unit % recorded.structure.directions == 1
-    lengths = recorded.lengths
     carry: Block | None = None  # of h, and of c side by side
     dc: Array | None = None
     for s in reversed(range(T)):
@@ -154,12 +134,7 @@ def _unit(
             dc = _aligned(dc, whole, carry)
         if carry is None:
             continue
-        dh, dc_before, *halves = back(saved, s, np.ascontiguousarray(carry.values), dc)
-        ended = None if lengths is None else lengths <= s
-        if ended is not None and ended.any():
-            for gradient in (dh, dc_before, *halves):
-                if gradient is not None:
-                    gradient[:, ended] = 0
+        dh, dc_before, *halves = back(saved, s, np.ascontiguousarray(carry.values), dc, together=True)
         yield Moment(unit, t, carry.first, carry.exponents, carry.values, *halves)
         carry, dc = carry._replace(values=dh), dc_before
         if s % RESCALED_EVERY == 0:

@@ -32,7 +32,7 @@ class Findings(NamedTuple):
 
     structure: Structure
     steps: int  # T
-    reach: tuple[tuple[Reach, ...], ...] | None  # None where it can't be measured
+    reach: tuple[tuple[Reach, ...], ...]
     saturation: tuple[tuple[dict[str, Array], ...], ...]
     dead: tuple[tuple[Mask | None, ...], ...]
     first_nonfinite: NonFinite | None
@@ -54,16 +54,11 @@ def verdict(findings: Findings) -> str:
     if findings.first_nonfinite is not None:
         lines.append(_nonfinite(findings, findings.first_nonfinite))
     faded = exploded = False
-    if findings.reach is None:
-        lines.append(
-            "How far back a loss reaches is not measured for rows of several lengths in two directions."
-        )
-    else:
-        for layer, directions in enumerate(findings.reach):
-            for direction, reach in enumerate(directions):
-                lines.append(_reaches(findings, _place(findings.structure, layer, direction), reach))
-                faded |= reach.steps is not None and len(reach.profile) > 0
-                exploded |= _has_exploded(reach)
+    for layer, directions in enumerate(findings.reach):
+        for direction, reach in enumerate(directions):
+            lines.append(_reaches(findings, _place(findings.structure, layer, direction), reach))
+            faded |= reach.steps is not None and len(reach.profile) > 0
+            exploded |= _has_exploded(reach)
     saturated = _saturated(findings)
     dead = _dead(findings)
     lines += [*saturated, *dead]
@@ -194,7 +189,7 @@ def _help(findings: Findings, faded: bool, exploded: bool, dead: bool) -> list[s
             advice.append("against fading, forget_bias=1.0")
         else:
             advice.append('against fading, init="orthogonal"')
-        reaches = [reach.steps for row in findings.reach or () for reach in row]
+        reaches = [reach.steps for row in findings.reach for reach in row]
         longest = max((steps for steps in reaches if steps is not None), default=0)
         if structure.directions == 1 and None not in reaches:
             advice.append(

@@ -5,7 +5,7 @@ from libc.stddef cimport ptrdiff_t
 
 from time import perf_counter
 
-from numpy import arange, asarray, concatenate, ndarray, zeros
+from numpy import arange, asarray, concatenate, flatnonzero, ndarray, zeros
 from numpy import empty as numpy_empty
 from numpy import dtype as as_dtype
 from numpy import tile as tile_rows

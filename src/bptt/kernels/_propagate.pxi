@@ -69,44 +69,86 @@ def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
     return [job.bounds[k] for k in range(job.chunks + 1)]
 
 
-def step_back(Saved saved, ptrdiff_t s, dh, dc=None):
+def step_back(Saved saved, ptrdiff_t s, dh, dc=None, *, bint together=False):
     """One time step backwards, for N gradients at once.
 
     Parameters
     ----------
     saved : Saved
     s : int
-        The step, counted in the order in which a row makes its steps; every row has it.
+        The step, counted in the order in which a row makes its steps.
     dh : ndarray (N, B, R)
         Gradients with respect to h after the step; C-contiguous.
     dc : ndarray (N, B, H), optional
         Of an LSTM: gradients with respect to c after the step that don't come through h.
+    together : bool
+        In reverse, whether all rows are at time T - 1 - s, instead of at step s of their own.
 
     Returns
     -------
     dh, dc : ndarray (N, B, R) and (N, B, H) or None
-        Gradients with respect to the state before the step.
+        Gradients with respect to the state before the step; zero where a reset cuts the row from it, and
+        with `together` before a row's first step if another row has made steps by then.
     da_ih, da_hh : ndarray (N, B, G * H)
         Gradients with respect to p and q of docs/equations.md, the two halves of the pre-activations: those of the
         biases, before the sum over the batch.
     d_ih, d_hh : ndarray (N, B, G * H)
         Gradients with respect to W_ih x and W_hh h; without layer normalisation the same arrays.
+
+    Notes
+    -----
+    Zeros for rows that don't have the step.
     """
+    cdef ptrdiff_t B = dh.shape[1]
+    rows = arange(B, dtype="i8")
+    if saved.lengths is not None:
+        rows = flatnonzero(saved.lengths > (saved.course.T - 1 - s if together and saved.course.reverse else s))
+    if len(rows) < B:
+        dh, dc = dh[:, rows], None if dc is None else dc[:, rows]
     if saved.panels.double:
-        return several_back(saved, s, dh, dc, <double *> NULL)
-    return several_back(saved, s, dh, dc, <float *> NULL)
+        found = several_back(saved, s, rows, dh, dc, together, <double *> NULL)
+    else:
+        found = several_back(saved, s, rows, dh, dc, together, <float *> NULL)
+    if len(rows) == B:
+        return found
+    return tuple([spread(part, rows, B) for part in found])
 
 
-cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
+cdef object spread(part, rows, ptrdiff_t B):
+    """Rows (N, n, ...) among B, zeros between them; None stays."""
+    if part is None:
+        return None
+    whole = zeros((part.shape[0], B, part.shape[2]), part.dtype)
+    whole[:, rows] = part
+    return whole
+
+
+cdef Course course_back(Saved saved, rows, ptrdiff_t N, bint together):
+    """The course of N gradients at once in each of these rows; `together` as for `step_back`."""
+    cdef ptrdiff_t T = saved.course.T, B = saved.course.B
+    cdef Course course
+    lengths, reset = saved.lengths, saved.reset
+    if together and saved.course.reverse and lengths is not None:
+        # a row's first step, the last in time, is then one before which it is reset
+        reset = zeros((T, B), "?") if reset is None else reset.copy()
+        rows_with_steps = flatnonzero(lengths)
+        reset[lengths[rows_with_steps] - 1, rows_with_steps] = True
+        lengths = None
+    course = course_of(T, B, lengths, reset, saved.course.reverse, saved.noise)
+    course.plain = False
+    order = tile_rows(rows, N)
+    course.order = <const int64_t *> course_buffers(course).read(order)
+    return course
+
+
+cdef several_back(Saved saved, ptrdiff_t s, rows, dh, dc, bint together, real *kind):
+    """Of the rows given, which all have the step; dh (N, n, R), dc (N, n, H) or None."""
     cdef Panels w = saved.panels
     cdef BpttJob job = BpttJob.__new__(BpttJob)
     cdef Buffers buffers = Buffers.__new__(Buffers)
-    cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H, R = w.R
-    cdef Course course = course_of(saved.course.T, B, saved.lengths, saved.reset, saved.course.reverse, saved.noise)
+    cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H
+    cdef Course course = course_back(saved, rows, N, together)
     cdef Memory scratch
-    course.plain = False
-    order = tile_rows(arange(B, dtype="i8"), N)
-    course.order = <const int64_t *> course_buffers(course).read(order)
     job.weights, job.course, job.capacity, job.blocks = w, course, N * B, 1
     point_at(job, saved, buffers)
     make_room(job, 1, kind)
@@ -116,8 +158,8 @@ cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
         job.h_before = NULL
     before = dh.copy()
     before_c = None if w.cell != LSTM else zeros((N, B, H), saved.dtype) if dc is None else dc.copy()
-    rows = empty((N, B, w.S), saved.dtype)
-    job.da, job.carry_h, job.carry_c = buffers.write(rows), buffers.write(before), buffers.write(before_c)
+    da = empty((N, B, w.S), saved.dtype)
+    job.da, job.carry_h, job.carry_c = buffers.write(da), buffers.write(before), buffers.write(before_c)
     d_ih = d_hh = None
     if w.normal:
         d_ih, d_hh = empty((N, B, w.N_ih), saved.dtype), empty((N, B, w.N_hh), saved.dtype)
@@ -125,11 +167,11 @@ cdef several_back(Saved saved, ptrdiff_t s, dh, dc, real *kind):
     with nogil:
         back_step(job, w, course, s, 0, N * B, 0, False, False, <real *> job.carry_h, <real *> job.carry_c,
                   <real *> scratch.aligned)
-    da_ih = da_hh = rows
+    da_ih = da_hh = da
     if w.cell >= GRU:
         # n r z q -> r z n, r z q
-        da_ih = concatenate([rows[:, :, H:3 * H], rows[:, :, :H]], axis=2)
-        da_hh = rows[:, :, H:] if w.cell == GRU else da_ih
+        da_ih = concatenate([da[:, :, H:3 * H], da[:, :, :H]], axis=2)
+        da_hh = da[:, :, H:] if w.cell == GRU else da_ih
     if w.normal:
         if w.cell == GRU:
             d_ih = concatenate([d_ih[:, :, H:], d_ih[:, :, :H]], axis=2)

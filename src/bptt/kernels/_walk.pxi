@@ -28,6 +28,7 @@ cdef class WalkJob(BpttJob):
     cdef void *factors          # IN (T, M, B), at the index into time
     cdef double *totals         # OUT (sources, T, M), zeros at first
     cdef int64_t *exponents     # OUT (sources, T)
+    cdef const int64_t *lengths  # IN (B,) or NULL: T
 
     cdef int64_t wait_for(self, int64_t k) noexcept nogil:
         return 0
@@ -68,9 +69,10 @@ cdef void walk_group(WalkJob job, Panels w, Course course, int64_t group, int wo
         for n in range(low, count):
             # da of the first source that is on its way stands first
             da = <const real *> job.da + (at_chunk + (n - low) * B) * w.S
-            if course.length != NULL:
+            if job.lengths != NULL:
+                # past a row's end what was saved is anything
                 for r in range(B):
-                    if course.length[r] <= s:
+                    if job.lengths[r] <= t:
                         memset(<real *> job.da + (at_chunk + (n - low) * B + r) * w.S, 0, w.S * sizeof(real))
                         memset(carry + (n * B + r) * R, 0, R * sizeof(real))
                         if carry_c != NULL:
@@ -199,7 +201,7 @@ def walk(Saved saved, losses, steps, ptrdiff_t each, factors, spans, totals, exp
     losses : ndarray (sources, B, R)
         Gradients with respect to h after ...
     steps : ndarray (sources,) of int64
-        ... these steps, ascending, counted in the order in which a row makes them; zero past the ends of rows.
+        ... these steps, ascending: indices into time, in reverse T - 1 less those; zero past the ends of rows.
     each : int
         How many sources to take back side by side.
     factors : ndarray (T, M, B)
@@ -227,15 +229,13 @@ cdef walk_back(
     cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef ptrdiff_t B = losses.shape[1], H = w.H, sources = losses.shape[0], groups = ceil_div(sources, each)
     cdef int workers = <int> max(1, min(threads, groups))
-    cdef Course course = course_of(saved.course.T, B, saved.lengths, saved.reset, saved.course.reverse, saved.noise)
+    cdef Course course
     cdef Memory carry, carry_c
     if sources == 0 or B == 0:
         return
-    course.plain = False
-    order = tile_rows(arange(B, dtype="i8"), each)
-    course.order = <const int64_t *> course_buffers(course).read(order)
+    course = course_back(saved, arange(B, dtype="i8"), each, True)
     job.weights, job.course, job.capacity, job.blocks = w, course, workers * each * B, 1
-    job.sources, job.each, job.M = sources, each, factors.shape[1]
+    job.sources, job.each, job.M, job.lengths = sources, each, factors.shape[1], saved.course.length
     point_at(job, saved, buffers)
     make_room(job, 1, kind)
     job.room_each = ceil_div(back_room(job, w, each * B) * sizeof(real), LINE) * LINE // sizeof(real)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def step_back(
-    saved: Saved, s: int, dh: Array, dc: Array | None = None
+    saved: Saved, s: int, dh: Array, dc: Array | None = None, *, together: bool = False
 ) -> tuple[Array, Array | None, Array, Array, Array, Array]:
     """One time step backwards, for N gradients at once.
 
@@ -38,12 +38,15 @@ def step_back(
     dc : ndarray or None
         (N, B, H), of an LSTM: gradients with respect to c after the step that don't come through h; None for
         zeros.
+    together : bool
+        In reverse, whether all rows are at time T - 1 - s, instead of at step s of their own.
 
     Returns
     -------
     dh, dc : ndarray
         (N, B, R) and (N, B, H), gradients with respect to the state before the step; zero where a reset cuts
-        the row from it. dc is None but for an LSTM.
+        the row from it, and with `together` before a row's first step if another row has made steps by then.
+        dc is None but for an LSTM.
     da_ih, da_hh : ndarray
         (N, B, G*H), gradients with respect to p and q, the two halves of the pre-activations.
     d_ih, d_hh : ndarray
@@ -58,7 +61,7 @@ def step_back(
     before: tuple[Array, ...] = tuple(np.zeros((N, *part.shape), part.dtype) for part in saved.state)
     halves = [np.zeros((N, B, GH), dh.dtype) for _ in range(4)]
     for b in range(B):
-        taken = _step(saved, s, b)
+        taken = _step(saved, s, b, together)
         if taken is None:
             continue
         for n in range(N):
@@ -75,10 +78,12 @@ def step_back(
     return before[0], before[1] if len(before) == 2 else None, da_ih, da_hh, d_ih, d_hh
 
 
-def _step(saved: Saved, s: int, b: int) -> Step | None:
-    """Return a step of one row as it was taken; None if the row is shorter."""
+def _step(saved: Saved, s: int, b: int, together: bool) -> Step | None:
+    """Return a step of one row as it was taken; None if the row doesn't have it."""
     steps = len(saved.y) if saved.lengths is None else int(saved.lengths[b])
-    if s >= steps:
+    if together and saved.reverse:
+        s -= len(saved.y) - steps
+    if not 0 <= s < steps:
         return None
     t, t_before = (steps - 1 - s, steps - s) if saved.reverse else (s, s - 1)
     first = s == 0 or (saved.reset is not None and bool(saved.reset[t, b]))
