@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 from memory_problems import make
+from reference_problems import problem
 
 import bptt
-from bptt import checkpointing, schedule
+from bptt import checkpointing, kernels, reference, schedule
 
 
 def same(a, b):
@@ -187,3 +188,28 @@ def test_parameters_may_change_afterwards():
     for value in layer.parameters.values():
         value += 1.0
     same_gradients(tape.backward(y), before.record(x)[2].backward(y))
+
+
+@pytest.mark.parametrize("module", [kernels, reference])
+@pytest.mark.parametrize("lengths", [None, [3, 0, 7]])
+def test_y_goes_where_it_is_wanted(module, lengths):
+    p = problem("gru", T=7, B=3)
+    options = {} if lengths is None else {"lengths": np.array(lengths)}
+    expected, final, _ = module.unroll("gru", p.x, p.state, p.weights, **options)
+    whole = np.full((9, *expected.shape[1:]), np.nan)
+    y, state, saved = module.unroll("gru", p.x, p.state, p.weights, y_to=whole[1:8], **options)
+    assert np.shares_memory(y, whole)
+    same((whole[1:8], state), (expected, final))
+    assert np.isnan(whole[[0, 8]]).all()
+    same(saved.y, expected)
+
+
+@pytest.mark.parametrize("way", [{"memory": 10**7}, {"checkpoint": 2}])
+def test_y_is_the_callers(way):
+    # also that of the piece that is taped already
+    layer = bptt.LSTM(3, 5, seed=0)
+    x, dy = np.ones((600, 2, 3), np.float32), np.ones((600, 2, 5), np.float32)
+    expected = layer.record(x)[2].backward(dy)
+    y, _, tape = layer.record(x, **way)
+    y[:] = np.nan
+    same_gradients(tape.backward(dy), expected)

@@ -146,7 +146,7 @@ class CheckpointedTape(Tape):
         here: list[Any] = [0, lane.initial]
 
         def before(first: int) -> Any:
-            here[:] = first, walk.run(here[0], first, here[1], None)
+            here[:] = first, walk.run(here[0], first, here[1])
             return here[1]
 
         if recorded.last and dy is not None:

@@ -41,6 +41,12 @@ class Recipe(NamedTuple):
     reset: Mask | None  # (T, B)
     draws: Draws | None
 
+    def array(self, shape: tuple[int, ...]) -> Array:
+        """Return an array for all steps, of zeros where two directions put or add theirs."""
+        if self.structure.directions == 2:
+            return np.zeros(shape, self.dtype)
+        return self.ground.large_empty(shape, self.dtype)
+
     @property
     def stepless(self) -> Mask:
         """The rows without steps, (B,)."""
@@ -104,7 +110,7 @@ class Walk:
         return ids
 
     def _forward(
-        self, first: int, last: int, state: Sequence[State], keep: bool
+        self, first: int, last: int, state: Sequence[State], keep: bool, y_to: Array | None = None
     ) -> tuple[Array, list[State], Piece | None]:
         recipe = self._recipe
         return pieces.forward(
@@ -117,27 +123,40 @@ class Walk:
             len(self._x),
             keep=keep,
             threads=self._threads,
+            y_to=y_to,
         )
 
     def run(
-        self, first: int, stop: int, state: Sequence[State], put: Callable[[int, int, Array], None] | None
+        self,
+        first: int,
+        stop: int,
+        state: Sequence[State],
+        put: Callable[[int, int, Array], None] | None = None,
+        y_to: Array | None = None,
     ) -> Sequence[State]:
-        """Run over steps first..stop-1 and return the state after them; `put` is told of y."""
+        """Run over steps first..stop-1 and return the state after them; y as for `down`."""
         structure, B = self._recipe.structure, self._x.shape[1]
         each = max(1, B * structure.hidden_size * self._recipe.dtype.itemsize)
-        # what a step needs that is not taped is less than a state and the gates: this is less than a chunk
-        chunk = max(self._longest, 1) * structure.gates
-        most = min(max(1, RUN_THROUGH // each), chunk)
+        most = max(1, RUN_THROUGH // each)
+        if y_to is None:
+            # a step that is not taped needs less than a state and the gates: these are less than a chunk
+            most = min(most, max(self._longest, 1) * structure.gates)
         while first < stop:
             last = min(first + most, stop)
-            y, state, _ = self._forward(first, last, state, False)
+            y, state, _ = self._forward(first, last, state, False, None if y_to is None else y_to[first:last])
             if put is not None:
                 put(first, last, y)
             first = last
         return state
 
     def down(
-        self, path: Path, last: int, put: Callable[[int, int, Array], None] | None, *, tape: bool
+        self,
+        path: Path,
+        last: int,
+        put: Callable[[int, int, Array], None] | None = None,
+        y_to: Array | None = None,
+        *,
+        tape: bool,
     ) -> Sequence[State]:
         """Run from the last state kept to before chunk `last`, keeping states as the schedule says.
 
@@ -148,6 +167,8 @@ class Walk:
         last : int
         put : callable or None
             Told of y of all steps.
+        y_to : ndarray or None
+            (T, B, R), where y goes straight away; then nobody is told.
         tape : bool
             Whether to tape the last piece.
 
@@ -163,22 +184,26 @@ class Walk:
             if not ahead:
                 break
             stop = first + ahead
-            path.states.append(self.run(int(bounds[first]), int(bounds[stop]), state, put))
+            path.states.append(self.run(int(bounds[first]), int(bounds[stop]), state, put, y_to))
             path.firsts.append(stop)
         if first == last:
             return state
+        begin, end = int(bounds[first]), int(bounds[last])
         if not tape:
-            return self.run(int(bounds[first]), int(bounds[last]), state, put)
-        steps = int(bounds[last] - bounds[first])
+            return self.run(begin, end, state, put, y_to)
+        steps = end - begin
         if self._taped and not 0.8 * self._taped <= steps <= self._taped:
             # blocks of memory of this size will not be found among those that are kept
             self._recipe.ground.release_memory()
         self._taped = steps
-        y, after, piece = self._forward(int(bounds[first]), int(bounds[last]), state, True)
+        y, after, piece = self._forward(begin, end, state, True)
         assert piece is not None, "it was to be kept"
         path.taped.append(piece)
         if put is not None:
-            put(int(bounds[first]), int(bounds[last]), y)
+            put(begin, end, y)
+        if y_to is not None:
+            # the piece keeps its own, which nobody can change
+            y_to[begin:end] = y
         return after
 
     def back(
@@ -208,7 +233,7 @@ class Walk:
         last = len(bounds) - 1
         while path.firsts and last:
             if not path.taped:
-                self.down(path, last, None, tape=True)
+                self.down(path, last, tape=True)
             first, stop = int(bounds[path.firsts[-1]]), int(bounds[last])
             self._taped = stop - first
             dx = pieces.backward(

@@ -90,6 +90,7 @@ class Backend(Protocol):
         reverse: bool = False,  # each row goes through its steps from the last to the first
         noise: Noise | None = None,
         begin: State | None = None,  # before the first step of a piece; resets go back to `state`
+        y_to: Array | None = None,  # (T, B, R), C-contiguous: where to put y
     ) -> tuple[Array, State, Any]:
         """Return y (T, B, R), zero past a row's end, the state after each row's last step, and a `Saved`.
 
@@ -99,6 +100,10 @@ class Backend(Protocol):
 
     def pack(self, cell: str, weights: Weights, *, tokens: bool = False, backward: bool = False) -> Any:
         """Return a snapshot of the weights, made ready once for many passes over x of one kind."""
+        ...
+
+    def large_empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of any numbers; if it is large, in memory of earlier calls."""
         ...
 
     def release_memory(self) -> None:

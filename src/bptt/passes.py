@@ -68,14 +68,18 @@ def record(
     paths: list[list[Path]] = [[] for group in groups for _ in group]
     for layer, group in enumerate(groups):
         ends = last and layer == len(groups) - 1
-        y = np.zeros((B, D * R) if ends else (T, B, D * R), recipe.dtype)
+        y = np.zeros((B, D * R), recipe.dtype) if ends else recipe.array((T, B, D * R))
         for number, lane in group:
             own = y[..., R * lane.reverse : R * lane.reverse + R]
             plan, path = schedule(), Path([0], [lane.initial], [])
-            put = _catcher(own) if ends and lane.reverse else None if ends else _writer(lane, own)
+            # of a single direction y is written where it belongs
+            put = None
+            if D == 2:
+                put = _catcher(own) if ends and lane.reverse else None if ends else _writer(lane, own)
             walk = Walk(recipe, lane, plan, inputs[layer], threads)
             # of two directions the last pieces would be in the way of each other
-            after = walk.down(path, len(plan.bounds) - 1, put, tape=D == 1)
+            y_to = own if D == 1 and not ends else None
+            after = walk.down(path, len(plan.bounds) - 1, put, y_to, tape=D == 1)
             if ends and not lane.reverse:
                 own[...] = after[-1][0]
             finals += list(after)
@@ -170,7 +174,7 @@ def backward(
             if dy is not None:
                 _drop(recipe, layer, dy)
         wanted = x.ndim == 3 and (input_grad or layer > 0)
-        dx = np.zeros(x.shape, recipe.dtype) if wanted else None
+        dx = recipe.array(x.shape) if wanted else None
         for number, lane in group:
             part = slice(R * lane.reverse, R * lane.reverse + R)
             end = None if ends is None else np.ascontiguousarray(ends[:, part])

@@ -129,6 +129,7 @@ def forward(
     *,
     keep: bool,
     threads: int,
+    y_to: Array | None = None,
 ) -> tuple[Array, list[State], Piece | None]:
     """Run some steps through the units of a lane.
 
@@ -149,6 +150,8 @@ def forward(
     keep : bool
         Whether to return what `backward` needs.
     threads : int
+    y_to : ndarray or None
+        (N, B, R), where to put y; C-contiguous.
 
     Returns
     -------
@@ -175,6 +178,8 @@ def forward(
         start = state[n]
         if reset is not None:
             own, start = {**own, "reset": reset, "begin": start}, lane.initial[n]
+        if n == len(lane.units) - 1 and y_to is not None:
+            own = {**own, "y_to": y_to}
         y, final, saved = unroll(
             lane.structure.cell, x, start, weights[unit], keep=keep, threads=threads, **own
         )

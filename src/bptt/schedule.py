@@ -9,6 +9,7 @@ the right edge; the states kept are those on the path to where it stands. Source
 
 from __future__ import annotations
 
+import bisect
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -87,6 +88,7 @@ class Fitted:
         self.room = room
         self.state = state
         self.step = step
+        self._ends: list[int] = bounds.tolist()
         self._longest = int(np.diff(bounds).max(initial=0))
         self._known: dict[tuple[int, int, int], int] = {}
 
@@ -105,7 +107,7 @@ class Fitted:
 
     def _start(self, last: int, held: int) -> int:
         """Return the first chunk of the longest piece before `last` that can be taped."""
-        return int(np.searchsorted(self.bounds, self.bounds[last] - self.steps(held)))
+        return bisect.bisect_left(self._ends, self._ends[last] - self.steps(held))
 
     def _cut_once(self, first: int, last: int, held: int) -> None:
         """Note where to cut if no step need be run again more than once.
@@ -115,8 +117,8 @@ class Fitted:
         most = min(held + last - first, self.room // self.state)
         room = np.maximum(self.room - np.arange(held, most + 1) * self.state, 0) // self.step
         reach = np.cumsum(room)
-        begin = int(self.bounds[first])
-        states = int(np.searchsorted(reach, self.bounds[last] - begin))  # at least, if chunks had one step
+        begin = self._ends[first]
+        states = int(np.searchsorted(reach, self._ends[last] - begin))  # at least, if chunks had one step
         for count in range(max(states, 1), len(room)):
             tail = self._start(last, held + count)
             if tail == last:
@@ -130,11 +132,11 @@ class Fitted:
         else:
             return
         # of all cuts that do, those nearest to pieces of one length before the last
-        end = int(self.bounds[tail])
+        end = self._ends[tail]
         for kept in range(count):
-            here = int(self.bounds[first])
-            fair = int(np.searchsorted(self.bounds, here + (end - here) / (count - kept)))
-            farthest = int(np.searchsorted(self.bounds, here + self.steps(held + kept), side="right")) - 1
+            here = self._ends[first]
+            fair = bisect.bisect_left(self._ends, here + (end - here) / (count - kept))
+            farthest = bisect.bisect_right(self._ends, here + self.steps(held + kept)) - 1
             cut = min(max(latest[count - 1 - kept], fair, first + 1), farthest, tail)
             self._known[first, last, held + kept] = cut - first
             first = cut

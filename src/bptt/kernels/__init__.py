@@ -53,6 +53,7 @@ unroll = _module.unroll
 pack = _module.pack_weights
 Stepper = _module.Stepper
 short_call = _module.short_call
+large_empty = _module.large_empty
 release_memory = _module.release_memory
 bptt = _module.bptt
 chunk_bounds = _module.chunk_bounds
@@ -118,6 +119,7 @@ __all__ = [
     "elementwise",
     "fma_peak",
     "info",
+    "large_empty",
     "pack",
     "processor",
     "read_bandwidth",

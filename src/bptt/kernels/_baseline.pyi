@@ -20,6 +20,7 @@ __all__ = [
     "count_outside",
     "elementwise",
     "fma_peak",
+    "large_empty",
     "pack_weights",
     "read_bandwidth",
     "release_memory",
@@ -81,6 +82,7 @@ def unroll(
     reverse: bool = False,
     noise: Noise | None = None,
     begin: State | None = None,
+    y_to: Array | None = None,
 ) -> tuple[Array, State, Saved]: ...
 @overload
 def unroll(
@@ -96,6 +98,7 @@ def unroll(
     reverse: bool = False,
     noise: Noise | None = None,
     begin: State | None = None,
+    y_to: Array | None = None,
 ) -> tuple[Array, State, None]: ...
 @overload
 def unroll(
@@ -111,6 +114,7 @@ def unroll(
     reverse: bool = False,
     noise: Noise | None = None,
     begin: State | None = None,
+    y_to: Array | None = None,
 ) -> tuple[Array, State, Saved | None]: ...
 def short_call(weights: Panels, x: Any, h_0: Any, c_0: Any = None) -> tuple[Array, ...] | None: ...
 def bptt(
@@ -132,6 +136,7 @@ def step_back(
     saved: Saved, s: int, dh: Array, dc: Array | None = None, *, together: bool = False
 ) -> tuple[Array, Array | None, Array, Array, Array, Array]: ...
 def count_outside(v: Array, low: float, high: float) -> Array: ...
+def large_empty(shape: tuple[int, ...], dtype: Any) -> Array: ...
 def release_memory() -> None: ...
 def walk(
     saved: Saved,

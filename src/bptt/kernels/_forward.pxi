@@ -45,7 +45,7 @@ GATES = {LSTM: ("i", "f", "g", "o"), GRU: ("n", "r", "z"), GRU_BEFORE: ("n", "r"
 
 def unroll(
     str cell, x, tuple state, weights, *, bint keep=True, int threads=1, lengths=None, reset=None,
-    bint reverse=False, noise=None, tuple begin=None
+    bint reverse=False, noise=None, tuple begin=None, y_to=None
 ):
     """Forward loop over time of one direction of one layer.
 
@@ -73,6 +73,8 @@ def unroll(
     begin : tuple, optional
         As `state`: that before the first step, where the steps are a piece of a longer sequence; `state` is then
         where resets go back to, at the first step too.
+    y_to : ndarray (T, B, R), optional
+        Where to put y; C-contiguous.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def unroll(
     job.weights = panels
     job.course = course_of(T, B, lengths, reset, reverse, noise)
     job.odd = panels.turn(T)
-    y = new(T * B * panels.R, (T, B, panels.R), dtype, panels.double)
+    y = y_to if y_to is not None else new(T * B * panels.R, (T, B, panels.R), dtype, panels.double)
     h_n = empty((B, panels.R), dtype)
     c_n = empty((B, panels.H), dtype) if lstm else None
     c = new(T * B * panels.H, (T, B, panels.H), dtype, panels.double) if lstm and keep else None

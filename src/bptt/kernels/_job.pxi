@@ -83,8 +83,16 @@ cdef Memory take_memory(size_t size):
     return m
 
 
-cdef new(ptrdiff_t numbers, tuple shape, dtype, bint double):
+def large_empty(tuple shape, dtype):
     """Like `empty`; a large array is in a block of memory that is used again."""
+    cdef ptrdiff_t numbers = 1, size
+    for size in shape:
+        numbers *= size
+    return new(numbers, shape, dtype, dtype.itemsize == 8)
+
+
+cdef new(ptrdiff_t numbers, tuple shape, dtype, bint double):
+    """The same of so many numbers."""
     if numbers * (8 if double else 4) < MEMORY_LARGE:
         return empty(shape, dtype)
     return ndarray(shape, dtype, take_memory(numbers * (8 if double else 4)))

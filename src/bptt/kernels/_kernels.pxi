@@ -42,6 +42,6 @@ include "_measure.pxi"
 
 __all__ = [
     "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
-    "count_outside", "elementwise", "fma_peak", "pack_weights", "read_bandwidth", "release_memory", "short_call",
-    "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "walk",
+    "count_outside", "elementwise", "fma_peak", "large_empty", "pack_weights", "read_bandwidth", "release_memory",
+    "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "walk",
 ]

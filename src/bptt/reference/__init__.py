@@ -7,7 +7,7 @@ on nested lists and import nothing but the standard library and each other; ``bo
 """
 
 from .back import step_back
-from .boundary import Saved, bptt, chunk_bounds, release_memory, short_call, terms, unroll
+from .boundary import Saved, bptt, chunk_bounds, large_empty, release_memory, short_call, terms, unroll
 from .cells import CELLS
 from .readout import affine, affine_backward, softmax_cross_entropy
 from .stepper import Packed, Stepper, pack
@@ -21,6 +21,7 @@ __all__ = [
     "affine_backward",
     "bptt",
     "chunk_bounds",
+    "large_empty",
     "pack",
     "release_memory",
     "short_call",

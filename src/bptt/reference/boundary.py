@@ -53,6 +53,7 @@ def unroll(
     reverse: bool = False,
     noise: arrays.Noise | None = None,
     begin: tuple[Array, ...] | None = None,
+    y_to: Array | None = None,
 ) -> tuple[Array, tuple[Array, ...], Saved | None]:
     """Forward pass of one direction of one layer.
 
@@ -82,6 +83,8 @@ def unroll(
     begin : tuple of ndarray or None
         The state before the first step of a piece of a longer sequence, like `state`, which is then what
         resets go back to, at the first step too. None: `state`.
+    y_to : ndarray or None
+        (T, B, R), where to put y.
 
     Returns
     -------
@@ -128,6 +131,9 @@ def unroll(
         to_array([[state[part] for state in row] for row in run.states], (len(x), *like.shape), dtype)
         for part, like in enumerate(state)
     )
+    if y_to is not None:
+        y_to[...] = y
+        y = y_to
     final_state = conversion.from_states(final, state)
     if not keep:
         return y, final_state, None
@@ -283,6 +289,11 @@ def chunk_bounds(T: int, B: int, lengths: Tokens | None = None) -> list[int]:
     list of int
     """
     return list(range(T, -1, -1))
+
+
+def large_empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an array of any numbers."""
+    return np.empty(shape, dtype)
 
 
 def release_memory() -> None:
