@@ -147,7 +147,7 @@ def test_the_float64_computation_by_central_differences(setup: str, cell: str) -
         assert np.sum(gradients[f"d{name}"] * direction) == pytest.approx(slope, rel=1e-6, abs=1e-7), name
 
 
-def test_lengths_by_splitting() -> None:
+def test_lengths_by_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of a ragged batch is what it is by itself, cut at its end."""
     task = Task("forward_backward", SHAPE, "float64", "lstm", "ragged")
     p, lengths = problem.make(task), task.lengths
@@ -156,13 +156,12 @@ def test_lengths_by_splitting() -> None:
     final = truth.compute(
         Task("forward", SHAPE, "float64", "lstm", "ragged"), p.x, p.states, p.parameters, p.dy
     )
+    monkeypatch.setitem(SETUPS, "both", rows.Setup(num_layers=2, bidirectional=True))
     alone = Task("forward_backward", SHAPE, "float64", "lstm", "both")
     sums = {name: np.zeros_like(weight) for name, weight in p.parameters.items()}
     for b, n in enumerate(lengths):
         x, dy, states = p.x[:n, b : b + 1], p.dy[:n, b : b + 1], [state[:, b : b + 1] for state in p.states]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(SETUPS, "both", rows.Setup(num_layers=2, bidirectional=True))
-            row = truth.compute(alone, x, states, p.parameters, dy)
+        row = truth.compute(alone, x, states, p.parameters, dy)
         for name in ("y", "dx"):
             np.testing.assert_allclose(together[name][:n, b], row[name][:, 0], rtol=1e-12, atol=1e-13)
             assert not together[name][n:, b].any()
