@@ -81,7 +81,7 @@ def test_nothing_is_better(chunks, state, step):
 
 
 def expected(chunks, room):
-    """V(n, j) of docs/equations.md, "Checkpoints", for n chunks and ``room[j]`` that can be taped."""
+    """V(n, j) of docs/gradients.md, "Checkpoints", for n chunks and ``room[j]`` that can be taped."""
     table = {}
     for held in reversed(range(len(room))):
         for n in range(chunks + 1):

@@ -1,7 +1,7 @@
 """How many bytes a checkpointed pass takes: what is there all the time, a kept state, a taped time step.
 
 The working memory of the ground floor is counted as that of the compiled kernels, with every array of
-theirs at its largest. Source of the terms: docs/equations.md, "Checkpoints".
+theirs at its largest. Source of the terms: docs/gradients.md, "Checkpoints".
 """
 
 from __future__ import annotations

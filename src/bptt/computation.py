@@ -225,7 +225,7 @@ class Computation:
         depth, stride : int, optional
             Truncation, as in ``Tape.backward``: the loss of a step reaches the recurrent parameters through
             that step and the ``depth - 1`` before it only, or with a stride the losses of so many steps all
-            reach as far back as the last of them; default all (docs/equations.md, section "Truncation").
+            reach as far back as the last of them; default all (docs/gradients.md, section "Truncation").
             Not with a bidirectional layer.
         seed : int, optional
             Of the masks of dropout and zoneout; by default fresh entropy.

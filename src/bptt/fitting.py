@@ -2,7 +2,7 @@
 
 Every chunk of every batch is one call of ``Network.loss_and_gradients``, clipping, and one optimiser step.
 The state passes from a chunk to the next within its batch as a value, without a gradient
-(docs/equations.md, section "Truncation").  All chance in a run, the order of the rows and the masks of
+(docs/gradients.md, section "Truncation").  All chance in a run, the order of the rows and the masks of
 dropout and zoneout, comes from one generator.
 """
 

@@ -3,7 +3,7 @@
 A sequence is a row of chunks, whose ends are the only places where it may be cut. A piece of chunks is either
 taped and taken back at once, or the state is advanced over its first chunks, kept there, the rest taken back,
 and then the first chunks from the state before them. That is a binary tree, of which a pass first walks down
-the right edge; the states kept are those on the path to where it stands. Source: docs/equations.md,
+the right edge; the states kept are those on the path to where it stands. Source: docs/gradients.md,
 "Checkpoints"; Gruslys, Munos, Danihelka, Lanctot and Graves, 2016.
 """
 

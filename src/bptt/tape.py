@@ -189,7 +189,7 @@ class Tape:
         depth : int, optional
             Truncation: the loss of step i reaches the parameters through steps i, i-1, ..., i-depth+1 only;
             h_0 stands at step 0, a row's initial state after a reset one step before it, and dh_n acts on a
-            row's last step (docs/equations.md, section "Truncation"). ``depth >= T + 1`` leaves nothing out;
+            row's last step (docs/gradients.md, section "Truncation"). ``depth >= T + 1`` leaves nothing out;
             so it is by default. Not for a bidirectional layer.
         stride : int, optional
             With `depth`: time is cut into blocks of so many steps, and all losses of a block reach back to

@@ -3,7 +3,7 @@
 A run is its settings, its text and its state: parameters, optimiser, the layer's carried state, place in the
 text, random generator and counters.  What it is after n steps depends on settings, text and n alone: not on
 time, not on threads, and not on how often it was saved and loaded on the way.  Gradients stop at the state
-that a chunk is given (docs/equations.md, section "Truncation").
+that a chunk is given (docs/gradients.md, section "Truncation").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Truncated backward passes in windows: docs/equations.md, "Truncation".
+"""Truncated backward passes in windows: docs/gradients.md, "Truncation".
 
 Time is cut into blocks of S steps. The loss of a block goes back by itself through the K steps that end with
 it, a window: the window's forward pass is made again from the states before it, and its gradients are added
@@ -252,7 +252,7 @@ def backward(
             dx[first:last] += dx_window
         if reset is not None:
             reset[first] = flagged
-        # with S = 1 the initial state stands one step before the first: docs/equations.md, "Truncation"
+        # with S = 1 the initial state stands one step before the first: docs/gradients.md, "Truncation"
         if stride > 1 or (first == 0 and window.end < depth):
             _add_rows(dinitial, back.dstate, anew)
     dweights = [

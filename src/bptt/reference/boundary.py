@@ -231,7 +231,8 @@ def bptt(
     Notes
     -----
     The whole gradient is T backward steps; a truncated one is T min(K, T), since each loss step forgets at
-    its own k and so has to be walked back by itself. Source: docs/equations.md, "Backward", "Truncation".
+    its own k and so has to be walked back by itself. Sources: docs/equations.md, "Backward";
+    docs/gradients.md, "Truncation".
     """
     dfinal = None
     if dfinal_state is not None and any(d is not None for d in dfinal_state):
@@ -325,7 +326,7 @@ def terms(cell: str, saved: Saved, dy: Array) -> dict[str, Array]:
 
     Notes
     -----
-    Source: docs/equations.md, "Expansion".
+    Source: docs/gradients.md, "Expansion".
     """
     for name in ("lengths", "reset"):
         if getattr(saved, name) is not None:

@@ -3,7 +3,7 @@
 Give every time step k a copy of the parameters of its own. The term (i, k) is the gradient of the loss of
 step i with respect to copy k; the gradient of the shared parameters is the sum over all i and all k <= i.
 Nothing here shares work between loss steps, which makes it slow (T (T + 1) / 2 backward steps) and an
-independent check of :func:`bptt.reference.bptt`. Source: docs/equations.md, "Expansion" and "Truncation".
+independent check of :func:`bptt.reference.bptt`. Source: docs/gradients.md, "Expansion" and "Truncation".
 """
 
 from __future__ import annotations

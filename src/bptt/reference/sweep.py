@@ -1,6 +1,6 @@
 """The backward loops over batch rows and time, in plain Python floats, for every cell.
 
-Source: docs/equations.md, "Backward", "Truncation", "Lengths", "Resets".
+Source: docs/equations.md, "Backward", "Lengths", "Resets"; docs/gradients.md, "Truncation".
 """
 
 from __future__ import annotations
