@@ -1,4 +1,4 @@
-"""Recorded passes of which only some states are kept: docs/equations.md, "Checkpoints".
+"""Recorded passes of which only some states are kept: docs/gradients.md, "Checkpoints".
 
 The pass goes over the sequence piece by piece, see `bptt.pieces`, and a schedule says before which pieces the
 state is kept. The backward pass runs the pieces again from these states, the last one first. Pieces end where

@@ -143,7 +143,7 @@ class Backend(Protocol):
         dy: Array | None,  # (T, B, R); None stands for zeros; past a row's end it is not looked at
         dfinal_state: tuple[Array | None, ...] | None,  # gradients of the final state; None stands for zeros
         *,
-        depth: int | None = None,  # docs/equations.md, "Truncation"
+        depth: int | None = None,  # docs/gradients.md, "Truncation"
         threads: int = 1,
         squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
         add_to: Weights | None = None,  # gradients of the steps after these, whose sums this goes on with

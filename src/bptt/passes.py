@@ -1,4 +1,4 @@
-"""A checkpointed pass through all lanes of a stack, forward and back: docs/equations.md, "Checkpoints"."""
+"""A checkpointed pass through all lanes of a stack, forward and back: docs/gradients.md, "Checkpoints"."""
 
 from __future__ import annotations
 

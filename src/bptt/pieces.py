@@ -1,6 +1,6 @@
 """Some time steps of a recorded pass by themselves, from the states before them: forward, and back.
 
-What truncated and checkpointed backward passes are made of: docs/equations.md, "Truncation", "Checkpoints".
+What truncated and checkpointed backward passes are made of: docs/gradients.md, "Truncation", "Checkpoints".
 """
 
 from __future__ import annotations

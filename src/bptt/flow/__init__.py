@@ -1,6 +1,6 @@
 """Looking at a gradient: its terms, the Jacobians it goes through, how it flows back through a recorded pass.
 
-The three functions are methods of `Tape` too. Sources: docs/equations.md, "Expansion" and "Jacobians".
+The three functions are methods of `Tape` too. Sources: docs/gradients.md, "Expansion" and "Jacobians".
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def terms(
     Memory: the result, which without `reduce` is T² (with `by` T) times a parameter; some megabytes for the
     walk; in a stack up to 64 MiB, or one (T, B, D*R) if that is more; ``by="loss"`` holds as many gradients
     of the parameters as fit in 64 MiB. A norm is taken of B x B factors, not of the term. Source:
-    docs/equations.md, "Expansion".
+    docs/gradients.md, "Expansion".
     """
     from bptt.flow.expansion import Wanted, terms_of
 
@@ -135,7 +135,7 @@ def jacobian_products(tape: Tape, *, layer: int = -1, direction: int = 0) -> Jac
 
     Notes
     -----
-    Source: docs/equations.md, "Jacobians".
+    Source: docs/gradients.md, "Jacobians".
     """
     from bptt.flow.jacobians import JacobianProducts
 
@@ -179,7 +179,7 @@ def gradient_flow(
     Notes
     -----
     The norms come with the backward pass and hardly cost anything. All else, such as gate saturation, is
-    worked out when it is first asked for. Source: docs/equations.md, "Jacobians".
+    worked out when it is first asked for. Source: docs/gradients.md, "Gradient flow".
     """
     from bptt.flow.gradient import GradientFlow
 

@@ -1,4 +1,4 @@
-"""The gradient as a sum over loss steps i and injection steps k: docs/equations.md, "Expansion"."""
+"""The gradient as a sum over loss steps i and injection steps k: docs/gradients.md, "Expansion"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jacobians of the state along a recorded pass: docs/equations.md, "Jacobians"."""
+"""Jacobians of the state along a recorded pass: docs/gradients.md, "Jacobians"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many gradients at once, step by step from the last layer to the first: docs/equations.md, "Expansion".
+"""Many gradients at once, step by step from the last layer to the first: docs/gradients.md, "Expansion".
 
 The loss steps are divided among sources; each source has a gradient of its own, that of the sum of its
 losses. As a gradient goes back it may shrink or grow beyond what a float holds, so each carries a power of

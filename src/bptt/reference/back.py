@@ -1,6 +1,6 @@
 """One time step backwards for several gradients at once, with the interface of the compiled kernels.
 
-Source: docs/equations.md, "Jacobians".
+Source: docs/gradients.md, "Jacobians".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def step_back(
 
     Notes
     -----
-    Rows that don't have the step give zeros. Source: docs/equations.md, "Jacobians".
+    Rows that don't have the step give zeros. Source: docs/gradients.md, "Jacobians".
     """
     weights = conversion.to_lists(saved.cell, saved.weights)
     (N, B, _), GH = dh.shape, saved.weights.weight_hh.shape[0]
