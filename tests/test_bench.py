@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -313,6 +317,23 @@ def test_a_process_with_fixed_threads() -> None:
     assert done.stdout.split()[2:] == ["1", "here"]
     assert machine.usable_cores() == cores
     assert not machine.is_fixed(cores + 1)
+    if sys.platform == "linux":
+        assert done.stdout.split()[1] == "1"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it goes on to its end")
+def test_a_measurement_ends_with_who_asked_for_it() -> None:
+    options = ("--shapes", "tiny", "--threads", "1", "--seconds", "1000")
+    command = [sys.executable, BENCH / "compare.py", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith(b"1/")
+            process.kill()  # as whoever has waited long enough
+            process.communicate(timeout=20)  # the measuring process holds the other end
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_rotation_calls_all_and_keeps_them_apart() -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from bptt import kernels
 from bptt.arrays import Weights
+from bptt.benchmark import pinned
 from bptt.benchmark.rows import FORWARD, STEP, Row, Task
 
 _MARK = "BPTT_BENCH_THREADS"
@@ -56,7 +58,8 @@ def is_fixed(threads: int) -> bool:
 def run_fixed(command: Sequence[str], threads: int, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command pinned to ``threads`` cores, in which every library uses as many threads.
 
-    It has to be a process of its own: most libraries size their thread pools when they are loaded.
+    It has to be a process of its own: most libraries size their thread pools when they are loaded. On Linux
+    it ends with this one, even if this one is killed.
 
     Parameters
     ----------
@@ -68,15 +71,11 @@ def run_fixed(command: Sequence[str], threads: int, **options: Any) -> subproces
         As of `subprocess.run`; ``env`` is added to the environment.
     """
     env = os.environ | _environment(threads) | options.pop("env", {})
-    if not hasattr(os, "sched_setaffinity"):
-        return subprocess.run(command, text=True, check=False, env=env, **options)
-    usable = os.sched_getaffinity(0)
-    # The last cores: the first one serves most interrupts.  The child inherits what holds for this process.
-    os.sched_setaffinity(0, sorted(usable)[-threads:])
-    try:
-        return subprocess.run(command, text=True, check=False, env=env, **options)
-    finally:
-        os.sched_setaffinity(0, usable)
+    if sys.platform == "linux":
+        # The last cores: the first one serves most interrupts.
+        cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[-threads:]))
+        command = [sys.executable, "-I", "-S", pinned.__file__, str(os.getpid()), cores, *command]
+    return subprocess.run(command, text=True, check=False, env=env, **options)
 
 
 def limits(row: Row) -> dict[str, float | None]:
