@@ -19,12 +19,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from checkpointing import LAYERS, tape_bytes
+from checkpointing import tape_bytes
 
 from bptt import budget, kernels, schedule
 from bptt.benchmark import machine
 from bptt.benchmark.results import markdown
 from bptt.benchmark.rows import CELLS, Shape, parse_choices
+from bptt.description import LAYERS
 
 
 def plan(layer: Any, cell: str, shape: Shape, share: float) -> tuple[int, float]:

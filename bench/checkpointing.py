@@ -25,14 +25,14 @@ import numpy as np
 from memory import _ENVIRONMENT, _fill_up, _status
 from numpy.lib.format import open_memmap
 
-import bptt
 from bptt.benchmark import machine
 from bptt.benchmark.results import markdown
-from bptt.benchmark.rows import CELLS, GATES, Shape, parse_choices
+from bptt.benchmark.rows import CELLS, Shape, parse_choices
+from bptt.description import LAYERS
+from bptt.structure import GATES
 
 BAR = 1.1
 WAYS = ("budget", "plain", "torch")
-LAYERS: dict[str, Any] = {"rnn": bptt.RNN, "lstm": bptt.LSTM, "gru": bptt.GRU}
 
 
 def tape_bytes(cell: str, shape: Shape) -> int:

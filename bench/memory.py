@@ -27,7 +27,8 @@ import numpy as np
 
 from bptt.benchmark import machine, peers, problem
 from bptt.benchmark.results import markdown
-from bptt.benchmark.rows import BACKWARD, CELLS, DTYPES, GATES, Shape, Task, parse_choices
+from bptt.benchmark.rows import BACKWARD, CELLS, DTYPES, Shape, Task, parse_choices
+from bptt.structure import GATES
 
 BAR = 1.25
 SHAPES = "10000,8,64,64+10000,8,256,256"

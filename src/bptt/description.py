@@ -30,13 +30,12 @@ from bptt.lstm import LSTM
 from bptt.network import Network
 from bptt.readout import Linear
 from bptt.recurrent import DEFAULTS
-from bptt.structure import Structure
+from bptt.structure import GATES, Structure
 
 FORMAT = "bptt.network"
 VERSION = 2
-#: Layers by the names of their cells, and their numbers of gates.
+#: Layers by the names of their cells.
 LAYERS: dict[str, type[Layer[Any, Any]]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 #: Options of every layer that say what it is, and those of one cell.
 COMMON = (

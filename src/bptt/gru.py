@@ -11,6 +11,7 @@ from bptt import checks
 from bptt.arrays import Array
 from bptt.frozen import FrozenGRU
 from bptt.layers import Layer
+from bptt.structure import GATES
 
 
 class GRU(Layer[npt.ArrayLike, Array]):
@@ -119,4 +120,4 @@ class GRU(Layer[npt.ArrayLike, Array]):
         )
 
     def _cell(self) -> dict[str, Any]:
-        return {"cell": "gru" if self.reset_after else "gru_reset_before", "gates": 3}
+        return {"cell": "gru" if self.reset_after else "gru_reset_before", "gates": GATES["gru"]}

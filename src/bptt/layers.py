@@ -15,7 +15,7 @@ from bptt.noise import Rates, zoneouts
 from bptt.parameters import Parametrised
 from bptt.recurrent import DERIVED, SHORT, Given, Held, Recurrent
 from bptt.stream import Stream
-from bptt.structure import Structure, unnamed
+from bptt.structure import GATES, Structure, unnamed
 from bptt.tape import Tape
 
 if TYPE_CHECKING:
@@ -382,4 +382,4 @@ class RNN(Layer[npt.ArrayLike, Array]):
         )
 
     def _cell(self) -> dict[str, Any]:
-        return {"cell": self.nonlinearity, "gates": 1}
+        return {"cell": self.nonlinearity, "gates": GATES["rnn"]}

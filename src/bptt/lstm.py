@@ -11,6 +11,7 @@ from bptt import checks
 from bptt.arrays import Array
 from bptt.frozen import FrozenLSTM
 from bptt.layers import Layer
+from bptt.structure import GATES
 
 
 class LSTM(Layer[tuple[npt.ArrayLike | None, npt.ArrayLike | None], tuple[Array, Array]]):
@@ -138,7 +139,8 @@ class LSTM(Layer[tuple[npt.ArrayLike | None, npt.ArrayLike | None], tuple[Array,
         )
 
     def _cell(self) -> dict[str, Any]:
-        return {"cell": "lstm", "gates": 4, "proj_size": self.proj_size, "peepholes": self.peepholes}
+        own = {"proj_size": self.proj_size, "peepholes": self.peepholes}
+        return {"cell": "lstm", "gates": GATES["lstm"], **own}
 
     @staticmethod
     def _checked_zoneout(zoneout: Any) -> float | tuple[float, float]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from bptt.arrays import Array
     from bptt.checks import Shape
 
+#: Numbers of gates, by the names of cells in model files and benchmarks: "rnn" is an Elman layer.
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
 
 class Structure(NamedTuple):
     """Cell and sizes of a stack of L layers in D directions.

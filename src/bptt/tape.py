@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry")
 
 #: The names of so many gates, in the order of the weights.
-GATES = {4: "ifgo", 3: "rzn"}
+GATE_NAMES = {4: "ifgo", 3: "rzn"}
 
 
 class Tape:
@@ -122,7 +122,7 @@ class Tape:
 
         i, f, g and o of an LSTM, r, z and n of a GRU, none of an Elman layer; zero past a row's end.
         """
-        names = GATES.get(self._pass.structure.gates, "")
+        names = GATE_NAMES.get(self._pass.structure.gates, "")
         return self._by_layer(
             {name: self._outward(saved.gates[name]) for name in names} for saved in self._pass.saved
         )

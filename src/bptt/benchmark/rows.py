@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bptt.structure import GATES
+
 FORWARD = "forward"
 BACKWARD = "forward_backward"
 STEP = "single_step"
 CASES = (FORWARD, BACKWARD, STEP)
 DTYPES = ("float32", "float64")
 
-#: Cell to its number of gates: the tanh layer, the LSTM, the GRU (reset after the product).
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+#: The tanh layer, the LSTM, the GRU (reset after the product).
 CELLS = tuple(GATES)
 
 

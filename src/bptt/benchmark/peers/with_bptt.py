@@ -13,8 +13,7 @@ from bptt.benchmark.peers.base import Implementation
 from bptt.benchmark.problem import Array, Problem, Run
 from bptt.benchmark.rows import BACKWARD, FORWARD, STEP, Task
 from bptt.benchmark.truth import Masks
-
-_LAYERS = {"rnn": bptt.RNN, "lstm": bptt.LSTM, "gru": bptt.GRU}
+from bptt.description import LAYERS
 
 # About 0.1 s of Python floats.
 _REFERENCE_FLOPS = 1_000_000
@@ -24,7 +23,7 @@ _SEED = 0
 
 def _layer(p: Problem, backend: Literal["kernels", "reference"]) -> Any:
     _, _, I, H = p.task.shape
-    layer = _LAYERS[p.task.cell](I, H, dtype=p.task.dtype, backend=backend, **p.task.options.keywords)
+    layer = LAYERS[p.task.cell](I, H, dtype=p.task.dtype, backend=backend, **p.task.options.keywords)
     for name, weight in p.parameters.items():
         layer.parameters[name][...] = weight
     return layer
