@@ -19,13 +19,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from checkpointing import tape_bytes
+from checkpointing import made, tape_bytes
 
 from bptt import budget, kernels, schedule
 from bptt.benchmark import machine
 from bptt.benchmark.results import markdown
 from bptt.benchmark.rows import CELLS, Shape, parse_choices
-from bptt.description import LAYERS
 
 
 def plan(layer: Any, cell: str, shape: Shape, share: float) -> tuple[int, float]:
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(str(error))
     lines = []
     for cell in cells:
-        layer = LAYERS[cell](shape.I, shape.H, seed=0)
+        layer = made(cell, shape.I, shape.H)
         memory, forward = plan(layer, cell, shape, options.share)
         runs = _passes(layer, shape, memory)
         for run in runs:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from memory import _ENVIRONMENT, _fill_up, _status
+import peak
 from numpy.lib.format import open_memmap
 
 from bptt.benchmark import machine
@@ -41,8 +41,14 @@ def tape_bytes(cell: str, shape: Shape) -> int:
     return T * B * H * (1 + (0 if cell == "rnn" else GATES[cell] + (GATES[cell] == 3) + (cell == "lstm"))) * 4
 
 
+def made(cell: str, I: int, H: int) -> Any:
+    """Return a layer with the values that all ways start from."""
+    layer: Any = LAYERS[cell]
+    return layer(I, H, seed=0)
+
+
 def _with_bptt(cell: str, I: int, H: int, memory: int | None, threads: int) -> Callable[[Any], Any]:
-    layer = LAYERS[cell](I, H, seed=0)
+    layer = made(cell, I, H)
 
     def run(x: Any) -> Any:
         y, _, tape = layer.record(x, memory=memory, outputs="last", threads=threads)
@@ -56,7 +62,7 @@ def _with_torch(cell: str, I: int, H: int, threads: int) -> Callable[[Any], Any]
 
     torch.set_num_threads(threads)
     layer = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](I, H)
-    own = LAYERS[cell](I, H, seed=0).parameters
+    own = made(cell, I, H).parameters
     layer.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in own.items()})
 
     def run(x: Any) -> Any:
@@ -77,11 +83,12 @@ def measure(way: str, cell: str, file: str, H: int, memory: int, threads: int) -
     else:
         run = _with_bptt(cell, I, H, memory if way == "budget" else None, threads)
     run(np.array(x[:3]))
-    ballast = _fill_up()
-    before, begin = _status("VmRSS"), time.perf_counter()
-    gradient = run(x)
-    seconds, growth = time.perf_counter() - begin, _status("VmHWM") - before
-    ballast.close()
+
+    def timed() -> tuple[Any, float]:
+        begin = time.perf_counter()
+        return run(x), time.perf_counter() - begin
+
+    (gradient, seconds), growth = peak.growth(timed)
     return {"growth": growth, "seconds": seconds, "norm": float(np.linalg.norm(gradient))}
 
 
@@ -93,17 +100,6 @@ def write_input(file: Path, shape: Shape) -> None:
     for first in range(0, T, 1000):
         x[first : first + 1000] = rng.standard_normal(x[first : first + 1000].shape, np.float32)
     x.flush()
-
-
-def _in_process(way: str, cell: str, file: Path, H: int, memory: int, threads: int) -> dict[str, Any] | None:
-    """Run `measure` in a process of its own; returns None, having said why, if that fails."""
-    command = [sys.executable, __file__, "--measure", way, cell, str(file), str(H), str(memory), str(threads)]
-    done = machine.run_fixed(command, threads, capture_output=True, env=_ENVIRONMENT)
-    if done.returncode:
-        print(f"{way} {cell}: {(done.stderr.strip() or 'killed').splitlines()[-1]}", file=sys.stderr)
-        return None
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
 
 
 def line(way: str, cell: str, shape: Shape, memory: int, measured: dict[str, Any]) -> list[str]:
@@ -153,10 +149,7 @@ def main(arguments: Sequence[str]) -> int:
         cells = parse_choices("cells", options.cells, CELLS)
         ways = parse_choices("ways", options.ways, WAYS)
         threads = machine.parse_threads(options.threads)
-        if not Path("/proc/self/status").exists():
-            raise ValueError(
-                "expected Linux, whose /proc tells the peak memory of a process, got another system"
-            )
+        peak.needs_linux()
     except ValueError as error:
         parser.error(str(error))
     lines, complete = [], True
@@ -164,7 +157,8 @@ def main(arguments: Sequence[str]) -> int:
         file = Path(folder) / "x.npy"
         write_input(file, shape)
         for cell, way in itertools.product(cells, ways):
-            measured = _in_process(way, cell, file, shape.H, options.memory, threads)
+            about = (way, cell, str(file), str(shape.H), str(options.memory), str(threads))
+            measured = peak.in_process(__file__, *about, threads=threads)
             complete = complete and measured is not None
             if measured is not None:
                 lines.append(line(way, cell, shape, options.memory, measured))

@@ -15,15 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import mmap
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peak
 
 from bptt.benchmark import machine, peers, problem
 from bptt.benchmark.results import markdown
@@ -34,8 +32,6 @@ BAR = 1.25
 SHAPES = "10000,8,64,64+10000,8,256,256"
 # NumPy's and JAX's runs make buffers before the first call, which would not be seen.
 NAMES = ("bptt", "torch")
-# Otherwise the C library raises the size up to which it keeps freed memory, and a later array costs nothing.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _SMALL = Shape(2, 2, 8, 8)
 
 
@@ -55,48 +51,15 @@ def held(task: Task) -> dict[str, int]:
     }
 
 
-def _status(name: str) -> int:
-    """Return this process's VmRSS, the memory it has, or VmHWM, the most it has had, in bytes."""
-    found = re.search(rf"^{name}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status: expected {name}, got none")
-    return int(found[1]) * 1024
-
-
-def _fill_up() -> mmap.mmap:
-    """Hold as much memory as the process had at its peak, so that whatever comes next shows in the peak."""
-    missing = max(mmap.PAGESIZE, _status("VmHWM") - _status("VmRSS"))
-    ballast = mmap.mmap(-1, missing)
-    for at in range(0, missing, mmap.PAGESIZE):
-        ballast[at] = 1
-    return ballast
-
-
 def measure(name: str, task: Task, threads: int) -> dict[str, Any]:
     """Measure one implementation in this process: version, growth in bytes, error over tolerance."""
     implementation = peers.load((name,))[0][name]
     implementation.build(problem.make(replace(task, shape=_SMALL)), threads).call()
     numbers = problem.make(task)
     run = implementation.build(numbers, threads)
-    ballast = _fill_up()
-    before = _status("VmRSS")
-    result = run.call()
-    growth = _status("VmHWM") - before
-    ballast.close()
+    result, growth = peak.growth(run.call)
     error = problem.compare(name, numbers, run.arrays(result))
     return {"version": implementation.version, "growth": growth, "error_over_tolerance": error}
-
-
-def _in_process(name: str, task: Task, threads: int) -> dict[str, Any] | None:
-    """Run `measure` in a process of its own; returns None, having said why, if that fails."""
-    about = [name, task.cell, str(task.shape), task.dtype, str(threads)]
-    command = [sys.executable, __file__, "--measure", *about]
-    done = machine.run_fixed(command, threads, capture_output=True, env=_ENVIRONMENT)
-    if done.returncode:
-        print(f"{name} {task}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-        return None
-    measured: dict[str, Any] = json.loads(done.stdout)
-    return measured
 
 
 def _line(name: str, task: Task, measured: Mapping[str, Any]) -> list[str]:
@@ -138,10 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
         names = parse_choices("peers", options.peers, NAMES)
         threads = machine.parse_threads(options.threads)
-        if not Path("/proc/self/status").exists():
-            raise ValueError(
-                "expected Linux, whose /proc tells the peak memory of a process, got another system"
-            )
+        peak.needs_linux()
     except ValueError as error:
         parser.error(str(error))
     found, absent = peers.load(names)
@@ -149,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     complete = True
     for cell, shape, dtype, name in itertools.product(cells, shapes, dtypes, found):
         task = Task(BACKWARD, shape, dtype, cell)
-        measured = _in_process(name, task, threads)
+        measured = peak.in_process(__file__, name, cell, str(shape), dtype, str(threads), threads=threads)
         if measured is None:
             complete = False
         else:
