@@ -1,3 +1,5 @@
+"""Text for character models: vocabulary, corpus, streams, bits per character, continuation."""
+
 import math
 import sys
 

@@ -1,8 +1,7 @@
+"""Training runs of character models: steps, evaluations, limits, going on with the same bits."""
+
 import copy
-import io
 import math
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -10,11 +9,8 @@ from tiny_runs import TEXT, state_of, step, tiny_run
 
 from bptt.checkpoints import load_run, save_run
 from bptt.settings import Limit
-from bptt.terminal import Interrupts, Progress, duration, printable
 from bptt.text import bits_per_character
 from bptt.training import DivergedError, train
-
-# --------------------------------------------------------------------------------------------- the run
 
 
 def test_an_epoch_trains_on_every_step_of_every_stream():
@@ -167,71 +163,3 @@ def test_train_saves_every_so_often(monkeypatch):
     saved = []
     train(tiny_run(1), save=lambda run: saved.append(run.counters.steps))
     assert saved == list(range(1, 17))
-
-
-# ----------------------------------------------------------------------------------------- the terminal
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_work_that_may_be_broken_off(number):
-    previous = signal.getsignal(number)
-    with Interrupts() as interrupts:
-        with interrupts.allowed():
-            pass
-        os.kill(os.getpid(), number)  # nothing is raised here
-        assert interrupts.received == number
-        with pytest.raises(KeyboardInterrupt), interrupts.allowed():
-            raise AssertionError("not reached")
-    assert signal.getsignal(number) is previous
-
-
-def test_a_signal_breaks_off_work_at_once_and_once():
-    run, before = tiny_run(), None
-
-    with Interrupts() as interrupts:
-        reached = []
-
-        def report(run):
-            nonlocal before
-            before = state_of(run)
-            reached.append(run.counters.steps)
-
-        class Rude:
-            """Interrupts in the middle of the third gradient."""
-
-            def __enter__(self):
-                self.inner = interrupts.allowed()
-                self.inner.__enter__()
-                if len(reached) == 3:
-                    os.kill(os.getpid(), signal.SIGINT)
-
-            def __exit__(self, *error):
-                return self.inner.__exit__(*error)
-
-        with pytest.raises(KeyboardInterrupt):
-            train(run, report=report, interruptible=Rude)
-        os.kill(os.getpid(), signal.SIGINT)  # while saving, say
-    assert run.counters.steps == 2
-    assert state_of(run) == before
-
-
-def test_lines_when_not_on_a_terminal(monkeypatch):
-    stream, run = io.StringIO(), tiny_run()
-    progress = Progress(stream)
-    train(run, report=progress)
-    progress.close(run)
-    lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("  0%  epoch 0.00  train -  validation ")
-    assert lines[0].endswith("-:-- left")
-    assert lines[-1].startswith("100%  epoch 2.00  train ")
-    assert lines[-1].endswith("0:00 left")
-    assert len(lines) < 8
-    monkeypatch.setattr("bptt.terminal.LINE_EVERY", 0.0)
-    stream, run = io.StringIO(), tiny_run()
-    train(run, report=Progress(stream))
-    assert len(stream.getvalue().splitlines()) == 33
-
-
-def test_durations_and_printable_text():
-    assert [duration(s) for s in (0, 7.4, 60, 3723, -1)] == ["0:00", "0:07", "1:00", "1:02:03", "0:00"]
-    assert printable("a\n\tb\x1b[31m\r\x7f\x9bé") == "a\n\tb\ufffd[31m\ufffd\ufffd\ufffdé"
