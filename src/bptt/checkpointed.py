@@ -153,8 +153,7 @@ class CheckpointedTape(Tape):
             # a row's last output is its final state
             dfinal = passes.with_last(recipe, dfinal, dy)
             dy = None
-        units = range(recipe.structure.num_layers)
-        dx, dinitial, dweights = truncation.backward(
+        return truncation.backward(
             recipe.ground.unroll,
             recipe.ground.bptt,
             lane,
@@ -163,16 +162,13 @@ class CheckpointedTape(Tape):
             recipe.x,
             before,
             dy,
-            None
-            if dfinal is None
-            else [tuple([None if part is None else part[unit] for part in dfinal]) for unit in units],
+            dfinal,
             recipe.shapes,
             depth=cut[0],
             stride=cut[1],
             input_grad=input_grad,
             threads=threads,
         )
-        return dx, tuple([np.stack(parts) for parts in zip(*dinitial, strict=True)]), dweights
 
     def __repr__(self) -> str:
         recipe = self._recorded.recipe

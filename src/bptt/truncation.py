@@ -134,7 +134,7 @@ def propagate(
 
     x = saved[0].x
     weights = [own.weights for own in saved]
-    dx, dinitial, dweights = backward(
+    return backward(
         ground.unroll,
         bptt,
         lane,
@@ -146,16 +146,13 @@ def propagate(
         x,
         before,
         dy,
-        None
-        if dfinal is None
-        else [tuple([None if part is None else part[unit] for part in dfinal]) for unit in units],
+        dfinal,
         weights,
         depth=depth,
         stride=stride,
         input_grad=input_grad,
         threads=threads,
     )
-    return dx, tuple([np.stack(parts) for parts in zip(*dinitial, strict=True)]), dweights
 
 
 def backward(
@@ -167,14 +164,14 @@ def backward(
     x: Array | Tokens,
     before: Callable[[int], Sequence[State]],
     dy: Array | None,
-    dfinal: Sequence[tuple[Array | None, ...]] | None,
+    dfinal: tuple[Array | None, ...] | None,
     like: Sequence[Weights],
     *,
     depth: int,
     stride: int,
     input_grad: bool,
     threads: int,
-) -> tuple[Array | None, list[State], list[Weights]]:
+) -> tuple[Array | None, tuple[Array, ...], list[Weights]]:
     """Back-propagate window by window.
 
     Parameters
@@ -193,8 +190,8 @@ def backward(
         Gives the states before a step, of every unit; it is asked for steps in ascending order.
     dy : ndarray or None
         dL/dy (T, B, R); None for zeros.
-    dfinal : sequence of tuple or None
-        dL/d(final state) of every unit; None for zeros, also in place of an array.
+    dfinal : tuple or None
+        dL/d(final state), (L, B, R), for an LSTM of c too; None for zeros, also in place of an array.
     like : sequence of Weights
         Arrays of the parameters' shapes, of every unit.
     depth, stride : int
@@ -207,17 +204,20 @@ def backward(
     -------
     dx : ndarray or None
         (T, B, I); None for token ids.
-    dinitial : list of State
-        Of every unit.
+    dinitial : tuple of ndarray
+        As `dfinal`.
     dweights : list of Weights
         Of every unit.
     """
     steps, batch = x.shape[:2]
     ends = np.full(batch, steps) if lane.lengths is None else lane.lengths
     dinitial = [tuple([np.zeros_like(part) for part in state]) for state in lane.initial]
+    dends = None
     if dfinal is not None:
+        count = range(len(lane.units))
+        dends = [tuple([None if part is None else part[unit] for part in dfinal]) for unit in count]
         # the final state of a row without steps is its initial one
-        _add_rows(dinitial, dfinal, ends == 0)
+        _add_rows(dinitial, dends, ends == 0)
     reset = None if lane.reset is None else lane.reset.copy()
     lane = lane._replace(reset=reset)
     back = pieces.Back([], [None for _ in lane.units], None if reset is None else dinitial)
@@ -227,8 +227,8 @@ def backward(
         first, last = window.first, window.last
         # a row's final state has its loss in the block of the row's last step
         ending = (window.loss < ends) & (ends <= window.end)
-        back.dstate[:] = _of_rows(dfinal, ending) if dfinal is not None else [None for _ in lane.units]
-        if dy is None and (dfinal is None or not ending.any()):
+        back.dstate[:] = _of_rows(dends, ending) if dends is not None else [None for _ in lane.units]
+        if dy is None and (dends is None or not ending.any()):
             continue
         anew = np.full(batch, first == 0)
         state = before(first)
@@ -258,7 +258,7 @@ def backward(
     dweights = [
         _zeros(shapes) if total is None else total for total, shapes in zip(back.dweights, like, strict=True)
     ]
-    return dx, dinitial, dweights
+    return dx, tuple([np.stack(parts) for parts in zip(*dinitial, strict=True)]), dweights
 
 
 def _of_block(dy: Array | None, window: Window) -> Array | None:
