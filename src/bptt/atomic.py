@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 
 
@@ -39,7 +40,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         with open(temporary, "xb") as file:
             if mode is not None:
-                os.fchmod(file.fileno(), mode)
+                os.chmod(temporary, mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -50,9 +51,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, shown) from error  # a name that the user knows
         raise
-    # The rename is on the disk only when the folder is.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if sys.platform != "win32":  # where folders have no descriptors
+        # The rename is on the disk only when the folder is.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
