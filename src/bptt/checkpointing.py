@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt import pieces
+from bptt import pieces, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,11 +70,7 @@ def lanes(recipe: Recipe) -> list[Lane]:
     if structure.directions == 1:
         units = tuple(range(structure.num_layers))
         return [pieces.Lane(structure, units, tuple(starts), recipe.lengths, reset, masks)]
-    back = None
-    if reset is not None:
-        # a row is cut before step t: going back it begins again at step t - 1
-        back = np.zeros_like(reset)
-        back[:-1] = reset[1:]
+    back = None if reset is None else stack.going_back(reset)
     return [
         pieces.Lane(
             structure,

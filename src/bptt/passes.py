@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt.arrays import Weights
+from bptt import pieces, stack
 from bptt.checkpointing import Path, Recipe, Walk, lanes
-from bptt.pieces import Back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bptt.arrays import Array
+    from bptt.arrays import Array, Weights
     from bptt.interface import State
     from bptt.pieces import Lane
     from bptt.schedule import Schedule
@@ -159,7 +158,7 @@ def backward(
     R, units = structure.state_size, structure.num_layers * structure.directions
     dstates: list[Any] = [None] * units
     if dfinal is not None:
-        dstates = [tuple([None if part is None else part[unit] for part in dfinal]) for unit in range(units)]
+        dstates = [stack.of_unit(dfinal, unit) for unit in range(units)]
     ends = None
     if recorded.last and dy is not None:
         dy, ends = None, np.array(dy, recipe.dtype)
@@ -184,7 +183,7 @@ def backward(
                 dstates[top], end = _with_h(dstates[top], end, len(recipe.initial)), None
             zeros = [tuple([np.zeros_like(array) for array in state]) for state in lane.initial]
             resets = None if lane.reset is None else zeros
-            back = Back([dstates[unit] for unit in lane.units], [None] * len(lane.units), resets)
+            back = pieces.Back([dstates[unit] for unit in lane.units], [None] * len(lane.units), resets)
             # of a single direction dx is written where it belongs
             put = None
             if dx is not None and structure.directions == 2:
@@ -195,7 +194,7 @@ def backward(
             walk.back(_taken(recorded, number, lane), back, _reader(recipe, lane, given, end), put, dx_to)
             for n, unit in enumerate(lane.units):
                 dstates[unit] = _sums(zeros[n], back.dstate[n])
-                dweights[unit] = back.dweights[n] or _zeros(recipe.shapes[unit])
+                dweights[unit] = back.dweights[n] or pieces.zeros(recipe.shapes[unit])
     return dx, tuple([np.stack(parts) for parts in zip(*dstates, strict=True)]), dweights
 
 
@@ -252,7 +251,3 @@ def _sums(resets: State, dstart: Any) -> State:
     if dstart is None:
         return resets
     return tuple([a if b is None else a + b for a, b in zip(resets, dstart, strict=True)])
-
-
-def _zeros(shapes: Weights) -> Weights:
-    return Weights(*[None if array is None else np.zeros_like(array) for array in shapes])  # type: ignore[arg-type]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bptt import stack
+from bptt.arrays import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bptt.arrays import Array, Mask, Noise, Tokens, Weights
+    from bptt.arrays import Array, Mask, Noise, Tokens
     from bptt.interface import Saved, State
     from bptt.noise import Masks
     from bptt.structure import Structure
@@ -251,6 +252,11 @@ def backward(
             **options,
         )
     return dy
+
+
+def zeros(like: Weights) -> Weights:
+    """Return gradients of no steps."""
+    return Weights(*[None if array is None else np.zeros_like(array) for array in like])  # type: ignore[arg-type]
 
 
 def slices(masks: Masks) -> Callable[[int, int, Sequence[int]], Masks]:

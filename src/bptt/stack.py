@@ -108,11 +108,20 @@ def _ways(directions: int, lengths: Tokens | None, reset: Mask | None) -> tuple[
         return (ahead if reset is None else {**ahead, "reset": reset},)
     back = {**ahead, "reverse": True}
     if reset is not None:
-        # A row is cut before step t: going back it begins again at step t - 1.
-        shifted = np.zeros_like(reset)
-        shifted[:-1] = reset[1:]
-        ahead, back = {**ahead, "reset": reset}, {**back, "reset": shifted}
+        ahead, back = {**ahead, "reset": reset}, {**back, "reset": going_back(reset)}
     return ahead, back
+
+
+def going_back(reset: Mask) -> Mask:
+    """Return where rows that are cut before step t begin again in the reverse direction: at step t - 1."""
+    shifted = np.zeros_like(reset)
+    shifted[:-1] = reset[1:]
+    return shifted
+
+
+def of_unit(parts: tuple[Array | None, ...], unit: int) -> tuple[Array | None, ...]:
+    """Return what arrays (L*D, ...) hold for one unit."""
+    return tuple([None if part is None else part[unit] for part in parts])
 
 
 def dropped(y: Array, masks: Masks | None, layer: int) -> Array:
@@ -193,7 +202,7 @@ def backward(
     units = len(saved)
     if units == 1:  # the loop's single round, 1 us sooner
         if dfinal is not None:
-            dfinal = tuple([None if part is None else part[0] for part in dfinal])
+            dfinal = of_unit(dfinal, 0)
         wanted = {} if input_grad else {"input_grad": False}
         dx, dinitial, dweight = bptt(
             structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads, **wanted
@@ -218,7 +227,7 @@ def backward(
                 dh = np.ascontiguousarray(dy[:, :, direction * R : (direction + 1) * R])
             dstate = None
             if dfinal is not None:
-                dstate = tuple([None if part is None else part[unit] for part in dfinal])
+                dstate = of_unit(dfinal, unit)
             dbelow, dinitials[unit], dweights[unit] = bptt(
                 structure.cell, saved[unit], dh, dstate, threads=threads, **options
             )

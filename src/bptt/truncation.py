@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bptt import checks, pieces, stack
-from bptt.arrays import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from bptt.arrays import Array, Tokens
+    from bptt.arrays import Array, Tokens, Weights
     from bptt.interface import Backend, State
     from bptt.pieces import Lane
     from bptt.stack import Pass
@@ -215,7 +214,7 @@ def backward(
     dends = None
     if dfinal is not None:
         count = range(len(lane.units))
-        dends = [tuple([None if part is None else part[unit] for part in dfinal]) for unit in count]
+        dends = [stack.of_unit(dfinal, unit) for unit in count]
         # the final state of a row without steps is its initial one
         _add_rows(dinitial, dends, ends == 0)
     reset = None if lane.reset is None else lane.reset.copy()
@@ -255,9 +254,7 @@ def backward(
         # with S = 1 the initial state stands one step before the first: docs/gradients.md, "Truncation"
         if stride > 1 or (first == 0 and window.end < depth):
             _add_rows(dinitial, back.dstate, anew)
-    dweights = [
-        _zeros(shapes) if total is None else total for total, shapes in zip(back.dweights, like, strict=True)
-    ]
+    dweights = [total or pieces.zeros(shapes) for total, shapes in zip(back.dweights, like, strict=True)]
     return dx, tuple([np.stack(parts) for parts in zip(*dinitial, strict=True)]), dweights
 
 
@@ -285,7 +282,3 @@ def _add_rows(into: Sequence[State], dstate: Sequence[Any], rows: Any) -> None:
         for total, part in zip(totals, own, strict=True):
             if part is not None:
                 total[rows] += part[rows]
-
-
-def _zeros(weights: Weights) -> Weights:
-    return Weights(*[None if array is None else np.zeros_like(array) for array in weights])  # type: ignore[arg-type]

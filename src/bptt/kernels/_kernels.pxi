@@ -1,4 +1,5 @@
-# All of one CPU variant: included by _baseline.pyx, _avx2.pyx and _avx512.pyx, which differ in compiler flags only.
+# All of one CPU variant: included by _baseline.pyx, _avx2.pyx, _avx512.pyx and _native.pyx, which differ in compiler
+# flags only.
 
 from libc.math cimport INFINITY, fabs, frexp, ldexp, log
 from libc.stddef cimport ptrdiff_t

@@ -37,9 +37,8 @@ def _start(helpers: int) -> None:
     while _started < helpers:
         try:
             threading.Thread(target=_work, args=(_tasks,), name="bptt", daemon=True).start()
-        except (
-            RuntimeError
-        ):  # no more threads to be had, or the interpreter is ending: the caller does the work
+        except RuntimeError:
+            # no more threads to be had, or the interpreter is ending: the caller does the work
             return
         _started += 1
 
