@@ -165,7 +165,7 @@ def parallel(session: nox.Session) -> None:
     session.install(".[test]", "pytest-run-parallel>=0.8")
     # what belongs to the process, or to a folder that the threads would share
     modules = ["signal", "tracemalloc", "resource", "doctest", "bptt.terminal"]
-    functions = ["os.fork", "ast.parse", *(f"{module}.*" for module in modules)]
+    functions = ["os.fork", "ast.parse", "time.monotonic", *(f"{module}.*" for module in modules)]
     fixtures = ["tmp_path", "scratch", "fresh_default"]
     session.run(
         *("pytest", "-q", "--parallel-threads=3", "--iterations=1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -191,7 +192,7 @@ def test_ds(readout):
 
 
 def test_edited_parameters(rnn):
-    x = zeros(5, 3, 28)
+    rnn, x = copy.deepcopy(rnn), zeros(5, 3, 28)
     rnn(x)
     kept = dict(rnn.parameters)
 
@@ -223,7 +224,7 @@ def test_edited_parameters(rnn):
 
 
 def test_edited_parameters_of_a_readout(readout):
-    h = zeros(5, 8)
+    readout, h = copy.deepcopy(readout), zeros(5, 8)
     readout(h)
     readout.parameters["weight"] = zeros(8, 3)
     with raises(ValueError, "weight: expected shape (3, 8) = (out_features, in_features), got (8, 3)"):
@@ -235,6 +236,7 @@ def test_edited_parameters_of_a_readout(readout):
 
 
 def test_load_state_dict(rnn):
+    rnn = copy.deepcopy(rnn)
     before = rnn.state_dict()
     names = "weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0"
     good = {name: value + 1 for name, value in before.items()}
