@@ -68,16 +68,21 @@
             for (ptrdiff_t n = 0; n < L; ++n)                                                          \
                 out[k * out_k + n] = n < rows ? w[n * ldw + k] : (REAL)0;                              \
     }                                                                                                  \
-    /* one vector column of a panel: out[k * out_k + n] = w[k * ldw + n], n < columns <= L, the rest 0 */ \
+    /* rows of a panel: out[k * width + n] = w[k * ldw + n], n < columns, the rest of the width 0 */   \
     static LANES_UNUSED void P##_pack_straight(const REAL *w, ptrdiff_t ldw, ptrdiff_t columns,        \
-                                               ptrdiff_t K, REAL *out, ptrdiff_t out_k)                \
+                                               ptrdiff_t K, REAL *out)                                 \
     {                                                                                                  \
-        if (columns == L)                                                                              \
-            for (ptrdiff_t k = 0; k < K; ++k)                                                          \
-                P##_store(out + k * out_k, P##_load(w + k * ldw));                                     \
-        else                                                                                           \
-            for (ptrdiff_t k = 0; k < K; ++k)                                                          \
-                P##_store(out + k * out_k, P##_load_part(w + k * ldw, columns));                       \
+        ptrdiff_t whole = columns / L, tail = columns % L;                                             \
+        for (; K > 0; --K) {                                                                           \
+            for (ptrdiff_t j = 0; j < whole; ++j)                                                      \
+                P##_store(out + j * L, P##_load(w + j * L));                                           \
+            out += whole * L;                                                                          \
+            if (tail) {                                                                                \
+                P##_store(out, P##_load_part(w + whole * L, tail));                                    \
+                out += L;                                                                              \
+            }                                                                                          \
+            w += ldw;                                                                                  \
+        }                                                                                              \
     }
 
 #if LANES_BYTES == 64

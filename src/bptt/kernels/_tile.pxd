@@ -42,10 +42,8 @@ cdef extern from "_tile.h" nogil:
 cdef extern from "_pack.h" nogil:
     void f32_pack_turned(const float *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, float *out, ptrdiff_t out_k)
     void f64_pack_turned(const double *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, double *out, ptrdiff_t out_k)
-    void f32_pack_straight(const float *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, float *out,
-                           ptrdiff_t out_k)
-    void f64_pack_straight(const double *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, double *out,
-                           ptrdiff_t out_k)
+    void f32_pack_straight(const float *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, float *out)
+    void f64_pack_straight(const double *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, double *out)
 
 # One panel block of this depth (64 columns of float32: 64 KiB) stays in the nearest caches while the rows pass by;
 # a longer sum over k is a sum of blocks, which also bounds its rounding error.
@@ -54,6 +52,9 @@ cdef enum:
     # A packed matrix of this many numbers is not in the second-level cache when its turn comes again: blocks are
     # fetched while the one before is used.  Where it is, fetching costs 4%.
     FETCH_FROM = 200_000
+    # Rows that go to all panels before the next ones: a matrix read panel by panel, a few lines of each row at a
+    # time, takes two to three times as long (1024 x 256 and 2048 x 512 numbers).
+    PACK_ROWS = 16
 
 
 cdef inline ptrdiff_t lanes_of(real *kind) noexcept nogil:
@@ -224,13 +225,13 @@ cdef inline void pack_turned(
 
 
 cdef inline void pack_straight(
-    const real *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, real *out, ptrdiff_t out_k
+    const real *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, real *out
 ) noexcept nogil:
-    """One vector column: out[k * out_k + n] = w[k * ldw + n] for n < columns <= lanes, 0 in the other lanes."""
+    """Rows of a panel: out[k * width + n] = w[k * ldw + n] for n < columns, 0 in the rest of its last vector."""
     if real is float:
-        f32_pack_straight(w, ldw, columns, K, out, out_k)
+        f32_pack_straight(w, ldw, columns, K, out)
     else:
-        f64_pack_straight(w, ldw, columns, K, out, out_k)
+        f64_pack_straight(w, ldw, columns, K, out)
 
 
 cdef inline void pack_panel(
@@ -241,22 +242,26 @@ cdef inline void pack_panel(
     cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
     cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
     cdef ptrdiff_t j, n
+    if not turned:
+        pack_straight(w + first * L, ldw, min(width * L, N - first * L), K, out)
+        return
     for j in range(width):
         n = (first + j) * L
         check(n < N, b"column to pack")
-        if turned:
-            pack_turned(w + n * ldw, ldw, min(L, N - n), K, out + j * L, width * L)
-        else:
-            pack_straight(w + n, ldw, min(L, N - n), K, out + j * L, width * L)
+        pack_turned(w + n * ldw, ldw, min(L, N - n), K, out + j * L, width * L)
 
 
 cdef inline void pack(
     const real *w, ptrdiff_t ldw, bint turned, ptrdiff_t K, ptrdiff_t N, real *packed
 ) noexcept nogil:
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t p
-    for p in range(panel_count(<real *> NULL, N)):
-        pack_panel(w, ldw, turned, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
+    cdef ptrdiff_t rows = K if turned else <ptrdiff_t> PACK_ROWS, k = 0, p, first, width
+    while k < K:
+        for p in range(panel_count(<real *> NULL, N)):
+            first = panel_start(<real *> NULL, N, p)
+            width = panel_start(<real *> NULL, N, p + 1) - first
+            pack_panel(w + k * ldw, ldw, turned, min(rows, K - k), N, p, packed + (first * K + k * width) * L)
+        k += rows
 
 
 cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w, ptrdiff_t ldw) noexcept nogil:
