@@ -75,9 +75,9 @@ cdef void outer_panel(
         if not direct:
             from_head = min(depth, max(<ptrdiff_t> 0, head_rows - k))
             if from_head:
-                pack_panel(head + k * N, N, False, from_head, N, p, scratch)
+                pack_panel(head + k * N, N, from_head, N, p, scratch)
             if from_head < depth:
-                pack_panel(body + (k + from_head - head_rows) * N, N, False, depth - from_head, N, p,
+                pack_panel(body + (k + from_head - head_rows) * N, N, depth - from_head, N, p,
                            scratch + from_head * width * L)
             panel, panel_k = scratch, width * L
         if top < late:

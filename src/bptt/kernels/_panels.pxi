@@ -128,15 +128,11 @@ cdef class Panels:
         cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
         cdef ptrdiff_t hr = packed_size(kind, H, R) if self.projected else 0
         cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
+        cdef ptrdiff_t late = 2 * H if self.cell >= GRU else 0  # see `columns`
         cdef ptrdiff_t j, v
         cdef const real *weight_ih = <const real *> at[0]
         cdef const real *weight_hh = <const real *> at[1]
         cdef real *b
-        cdef Memory ordered = None
-        if self.cell >= GRU:
-            ordered = take_memory(N * I * sizeof(real))
-            self.columns(weight_ih, I, <real *> ordered.aligned)
-            weight_ih = <const real *> ordered.aligned
         self.forward = take_memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
         b = <real *> self.forward.aligned
         self.bias, self.bias_q = b, b + Np
@@ -162,18 +158,22 @@ cdef class Panels:
         if keep:
             self.backward_room(kind, at)
             if self.tokens:
-                memcpy(self.back_ih, weight_ih, N * I * sizeof(real))
+                self.columns(weight_ih, I, <real *> self.back_ih)
+            elif self.cell >= GRU:
+                # the columns n r z from the last to the first
+                pack_rows(weight_ih + (2 * H - 1) * I, -I, 0, 2 * H, N, I, <real *> self.back_ih)
+                pack_rows(weight_ih + (N - 1) * I, -I, 2 * H, N, N, I, <real *> self.back_ih)
             else:
-                pack(weight_ih + self.first_ih() * I, self.order_ih() * I, False, N, I, <real *> self.back_ih)
+                pack(weight_ih, I, False, N, I, <real *> self.back_ih)
         if self.tokens:
             for v in range(Np // L):
-                pack_turned(weight_ih + v * L * I, I, min(L, N - v * L), I, <real *> self.ih + v * L, Np)
+                pack_vector(weight_ih, I, late, I, N, v * L, <real *> self.ih + v * L, Np)
             if not self.normal:
                 for v in range(I):
                     for j in range(N):
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
         else:
-            pack(weight_ih, I, True, I, N, <real *> self.ih)
+            pack_transposed(weight_ih, I, late, I, N, <real *> self.ih)
         # last what every step reads: it is in cache when the first one begins
         if keep:
             pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)

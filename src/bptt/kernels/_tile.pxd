@@ -234,34 +234,71 @@ cdef inline void pack_straight(
         f64_pack_straight(w, ldw, columns, K, out)
 
 
-cdef inline void pack_panel(
-    const real *w, ptrdiff_t ldw, bint turned, ptrdiff_t K, ptrdiff_t N, ptrdiff_t p, real *out
+cdef inline void pack_vector(
+    const real *w, ptrdiff_t ldw, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, ptrdiff_t n, real *out, ptrdiff_t out_k
 ) noexcept nogil:
-    """Panel p of W (K, N): W[k, n] = w[k * ldw + n], or w[n * ldw + k] where turned."""
-    cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
-    cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
-    cdef ptrdiff_t j, n
-    if not turned:
-        pack_straight(w + first * L, ldw, min(width * L, N - first * L), K, out)
+    """One vector of the columns of w^T, w (N, K), from column n on; column j is row (j + late) mod N of w."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), columns = min(L, N - n), first = (n + late) % N, j, k
+    cdef const real *row
+    check(0 <= n < N, b"column to pack")
+    if first + columns <= N:
+        pack_turned(w + first * ldw, ldw, columns, K, out, out_k)
         return
+    for j in range(L):
+        row = w + (first + j if first + j < N else first + j - N) * ldw
+        for k in range(K):
+            out[k * out_k + j] = row[k] if j < columns else 0
+
+
+cdef inline void pack_panel_turned(
+    const real *w, ptrdiff_t ldw, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, ptrdiff_t p, real *out
+) noexcept nogil:
+    """Panel p of w^T; as `pack_vector`."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), first = panel_start(<real *> NULL, N, p), j
+    cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
     for j in range(width):
-        n = (first + j) * L
-        check(n < N, b"column to pack")
-        pack_turned(w + n * ldw, ldw, min(L, N - n), K, out + j * L, width * L)
+        pack_vector(w, ldw, late, K, N, (first + j) * L, out + j * L, width * L)
+
+
+cdef inline void pack_panel(
+    const real *w, ptrdiff_t ldw, ptrdiff_t K, ptrdiff_t N, ptrdiff_t p, real *out
+) noexcept nogil:
+    """K rows of panel p of a matrix with N columns; the first one is w."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), first = panel_start(<real *> NULL, N, p)
+    pack_straight(w + first * L, ldw, min(panel_start(<real *> NULL, N, p + 1) * L, N) - first * L, K, out)
+
+
+cdef inline void pack_rows(
+    const real *w, ptrdiff_t ldw, ptrdiff_t start, ptrdiff_t end, ptrdiff_t K, ptrdiff_t N, real *packed
+) noexcept nogil:
+    """Rows start..end-1 of W (K, N): the first one is w, the next w + ldw."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), p, first, width, k = start
+    while k < end:
+        for p in range(panel_count(<real *> NULL, N)):
+            first = panel_start(<real *> NULL, N, p)
+            width = panel_start(<real *> NULL, N, p + 1) - first
+            pack_panel(w + (k - start) * ldw, ldw, min(<ptrdiff_t> PACK_ROWS, end - k), N, p,
+                       packed + (first * K + k * width) * L)
+        k += PACK_ROWS
+
+
+cdef inline void pack_transposed(
+    const real *w, ptrdiff_t ldw, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, real *packed
+) noexcept nogil:
+    """w^T; as `pack_vector`."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), p
+    for p in range(panel_count(<real *> NULL, N)):
+        pack_panel_turned(w, ldw, late, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
 
 
 cdef inline void pack(
     const real *w, ptrdiff_t ldw, bint turned, ptrdiff_t K, ptrdiff_t N, real *packed
 ) noexcept nogil:
-    cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t rows = K if turned else <ptrdiff_t> PACK_ROWS, k = 0, p, first, width
-    while k < K:
-        for p in range(panel_count(<real *> NULL, N)):
-            first = panel_start(<real *> NULL, N, p)
-            width = panel_start(<real *> NULL, N, p + 1) - first
-            pack_panel(w + k * ldw, ldw, turned, min(rows, K - k), N, p, packed + (first * K + k * width) * L)
-        k += rows
+    """W (K, N): W[k, n] = w[k * ldw + n], or w[n * ldw + k] where turned."""
+    if turned:
+        pack_transposed(w, ldw, 0, K, N, packed)
+    else:
+        pack_rows(w, ldw, 0, K, K, N, packed)
 
 
 cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w, ptrdiff_t ldw) noexcept nogil:
