@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Rows (t, b) of one chunk of the kernels' sums, if a time step has not more.
 CHUNK = 256
-#: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a quarter of it.
+#: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
 #: Batch rows that they take through time together.
 TOGETHER = 96
@@ -95,7 +95,7 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     I, H, R, S, N, N_hh = _sizes(structure, unit)
     B, C = now.batch, max(CHUNK, now.batch)
     rows = min(B, TOGETHER)
-    ahead = max(AHEAD if I * N >= LARGE else AHEAD // 4, rows)
+    ahead = max(AHEAD if I * N >= LARGE else AHEAD // 3, rows)
     apart = now.ragged or now.reset or any(now.rates[1:])
     normal = N + N_hh if structure.layer_norm else 0
     there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N_hh + R)

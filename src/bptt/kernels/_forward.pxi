@@ -86,17 +86,19 @@ def unroll(
     """
     h_0 = state[0]
     dtype = h_0.dtype
-    cdef Panels panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep)
+    cdef Panels panels
     cdef UnrollJob job = UnrollJob.__new__(UnrollJob)
     cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef Saved saved = None
     cdef ptrdiff_t T, B, size
-    cdef bint lstm = panels.cell == LSTM
+    cdef bint lstm
     cdef double work
     cdef tuple sizes = x.shape, normed = (None, None, None, None)
     T, B = sizes[0], sizes[1]
-    job.weights = panels
     job.course = course_of(T, B, lengths, reset, reverse, noise)
+    job.weights = panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep,
+                                      T * B if job.course.plain and T > 1 and B <= ROWS_TOGETHER else 0)
+    lstm = panels.cell == LSTM
     job.odd = panels.turn(T)
     y = y_to if y_to is not None else new(T * B * panels.R, (T, B, panels.R), dtype, panels.double)
     h_n = empty((B, panels.R), dtype)

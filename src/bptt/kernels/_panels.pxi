@@ -19,6 +19,7 @@ cdef class Panels:
 
     cdef Memory forward   # None on a tape: the backward pass has no use for it
     cdef Memory backward  # None but on a tape
+    cdef Buffers given    # holds W_ih for a call that packs it as it goes
     cdef int cell
     cdef share_count odd  # 1 where the next time step walks the panels backwards
     cdef bint double
@@ -37,7 +38,9 @@ cdef class Panels:
     cdef ptrdiff_t N_hh
     cdef ptrdiff_t from_hh
     cdef void *hh
-    cdef void *ih
+    cdef void *ih         # NULL where W_ih is not packed yet but lies at given_ih
+    cdef const void *given_ih
+    cdef ptrdiff_t late  # column j of the panels is row (j + late) mod N_ih of W_ih
     cdef void *hn
     cdef void *hr
     cdef void *bias    # of columns 0..N_ih-1: b_ih + b_hh, of a GRU's n b_in alone; padded
@@ -51,7 +54,8 @@ cdef class Panels:
     cdef void *back_hr
     cdef void *biases  # b_ih, b_hh as they are
 
-    cdef int set(self, str cell, weights, bint tokens, bint keep) except -1:
+    cdef int set(self, str cell, weights, bint tokens, bint keep, ptrdiff_t rows) except -1:
+        """rows: of x that the only call will have, which packs W_ih as it goes if they are few; else 0."""
         cdef Buffers buffers = Buffers.__new__(Buffers)
         cdef void *at[8]
         cdef int k
@@ -65,6 +69,7 @@ cdef class Panels:
         self.N_ih = self.G * self.H
         self.N_hh = 2 * self.H if self.cell == GRU_BEFORE else self.N_ih
         self.from_hh = self.H if self.cell >= GRU else 0
+        self.late = 2 * self.H if self.cell >= GRU else 0  # see `columns`
         self.tokens = tokens
         self.has_bias_ih = arrays[2] is not None
         self.has_bias_hh = arrays[3] is not None
@@ -74,6 +79,8 @@ cdef class Panels:
         for k in range(2, 8):
             at[k] = buffers.read(arrays[k])
         self.double = buffers.views[0].itemsize == 8
+        if 0 < rows <= rows_ahead(self) and not tokens:
+            self.given, self.given_ih = buffers, at[0]
         if self.double:
             self.fill[double](<double *> NULL, at, keep)
         else:
@@ -124,11 +131,10 @@ cdef class Panels:
 
     cdef int fill(self, real *kind, void **at, bint keep) except -1:
         cdef ptrdiff_t I = self.I, H = self.H, R = self.R, L = lanes_of(kind), N = self.N_ih, Np = padded(kind, N)
-        cdef ptrdiff_t hh = packed_size(kind, R, self.N_hh), ih = I * Np
+        cdef ptrdiff_t hh = packed_size(kind, R, self.N_hh), ih = 0 if self.given_ih != NULL else I * Np
         cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
         cdef ptrdiff_t hr = packed_size(kind, H, R) if self.projected else 0
         cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
-        cdef ptrdiff_t late = 2 * H if self.cell >= GRU else 0  # see `columns`
         cdef ptrdiff_t j, v
         cdef const real *weight_ih = <const real *> at[0]
         cdef const real *weight_hh = <const real *> at[1]
@@ -137,8 +143,8 @@ cdef class Panels:
         b = <real *> self.forward.aligned
         self.bias, self.bias_q = b, b + Np
         self.hh = <real *> self.bias_q + padded(kind, H)
-        self.ih = <real *> self.hh + hh
-        self.hn = <real *> self.ih + ih
+        self.ih = <real *> self.hh + hh if ih else NULL
+        self.hn = <real *> self.hh + hh + ih
         self.hr = <real *> self.hn + hn
         self.vectors(<real *> self.hr + hr, at)
         memset(b, 0, (Np + padded(kind, H)) * sizeof(real))
@@ -167,13 +173,13 @@ cdef class Panels:
                 pack(weight_ih, I, False, N, I, <real *> self.back_ih)
         if self.tokens:
             for v in range(Np // L):
-                pack_vector(weight_ih, I, late, I, N, v * L, <real *> self.ih + v * L, Np)
+                pack_vector(weight_ih, I, self.late, I, N, v * L, <real *> self.ih + v * L, Np)
             if not self.normal:
                 for v in range(I):
                     for j in range(N):
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
-        else:
-            pack_transposed(weight_ih, I, late, I, N, <real *> self.ih)
+        elif ih:
+            pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
         # last what every step reads: it is in cache when the first one begins
         if keep:
             pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
@@ -230,8 +236,9 @@ cdef class Panels:
         if self.has_ph:
             memcpy(small, self.ph, 3 * self.H * size)
             self.ph = small
-        self.forward = None
+        self.forward = self.given = None
         self.hh = self.ih = self.hn = self.hr = self.bias = self.bias_q = NULL
+        self.given_ih = NULL
 
     cdef int unpacked(self, real *kind, void **at) except -1:
         """OUT the weights as they were given, in the order of `Weights`."""
@@ -273,9 +280,9 @@ cdef class Panels:
 
 # From a tuple: a tenth of the time that the class takes for eight arguments.
 as_weights = Weights._make
-cdef Panels new_panels(str cell, weights, bint tokens, bint keep):
+cdef Panels new_panels(str cell, weights, bint tokens, bint keep, ptrdiff_t rows):
     cdef Panels panels = Panels.__new__(Panels)
-    panels.set(cell, weights, tokens, keep)
+    panels.set(cell, weights, tokens, keep, rows)
     return panels
 
 
@@ -305,13 +312,13 @@ def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
     Panels
         May be used by several threads at once.
     """
-    return new_panels(cell, weights, tokens, backward)
+    return new_panels(cell, weights, tokens, backward, 0)
 
 
-cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep):
+cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep, ptrdiff_t rows):
     """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
     if not isinstance(weights, Panels):
-        return new_panels(cell, weights, tokens, keep)
+        return new_panels(cell, weights, tokens, keep, rows)
     cdef Panels panels = weights
     if keep and panels.backward is None:
         raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")

@@ -50,7 +50,7 @@ cdef class Stepper:
         cdef ptrdiff_t apart, apart_c, itemsize = h_0.itemsize, work
         cdef Panels w
         self.dtype = h_0.dtype
-        self.weights = w = packed_for(cell, weights, tokens, itemsize, False)
+        self.weights = w = packed_for(cell, weights, tokens, itemsize, False, 0)
         self.B = h_0.shape[0]
         self.shape, self.row = (self.B, w.R), (w.R,)
         self.size = self.B * w.R * itemsize

@@ -89,6 +89,11 @@ cdef inline ptrdiff_t panel_start(real *kind, ptrdiff_t N, ptrdiff_t p) noexcept
     return p * (vectors // panels) + min(p, vectors % panels)
 
 
+cdef inline ptrdiff_t panel_width(real *kind, ptrdiff_t N) noexcept nogil:
+    """Columns of the widest panel, padded."""
+    return panel_start(kind, N, 1) * lanes_of(kind)
+
+
 cdef inline int chains_for(real *kind, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
     """Interleaved sums of a recurrent product (see _tile.h): a matter of the matrix, not of the rows."""
     return tile_chains(ceil_div(N, lanes_of(kind)), K)
@@ -250,7 +255,7 @@ cdef inline void pack_vector(
             out[k * out_k + j] = row[k] if j < columns else 0
 
 
-cdef inline void pack_panel_turned(
+cdef inline void pack_panel_transposed(
     const real *w, ptrdiff_t ldw, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, ptrdiff_t p, real *out
 ) noexcept nogil:
     """Panel p of w^T; as `pack_vector`."""
@@ -288,7 +293,7 @@ cdef inline void pack_transposed(
     """w^T; as `pack_vector`."""
     cdef ptrdiff_t L = lanes_of(<real *> NULL), p
     for p in range(panel_count(<real *> NULL, N)):
-        pack_panel_turned(w, ldw, late, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
+        pack_panel_transposed(w, ldw, late, K, N, p, packed + panel_start(<real *> NULL, N, p) * L * K)
 
 
 cdef inline void pack(
@@ -299,6 +304,24 @@ cdef inline void pack(
         pack_transposed(w, ldw, 0, K, N, packed)
     else:
         pack_rows(w, ldw, 0, K, K, N, packed)
+
+
+cdef inline void packing_product(
+    const real *a, ptrdiff_t a_row, ptrdiff_t rows, ptrdiff_t sets, ptrdiff_t a_set, const real *w, ptrdiff_t late,
+    ptrdiff_t K, ptrdiff_t N, real *c, ptrdiff_t ldc, ptrdiff_t c_set, const real *bias, real *panel
+) noexcept nogil:
+    """C (rows, N) = bias + A (rows, K) w^T with the sums of `product`, for a w that no other product needs.
+
+    Each panel is packed where the one before was, still in cache: packed all at once, they would go to memory and
+    come back.  w and late as in `pack_vector`; panel: K rows of `panel_width` to work in.
+    """
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), p, first, columns
+    for p in range(panel_count(<real *> NULL, N)):
+        first = panel_start(<real *> NULL, N, p) * L
+        columns = min(panel_start(<real *> NULL, N, p + 1) * L, N) - first
+        pack_panel_transposed(w, K, late, K, N, p, panel)
+        product(1, a, a_row, 1, rows, sets, a_set, panel, K, columns, c + first, ldc, c_set, TILE_SET,
+                bias + first if bias != NULL else NULL, False)
 
 
 cdef inline void unpack(const real *packed, ptrdiff_t K, ptrdiff_t N, real *w, ptrdiff_t ldw) noexcept nogil:

@@ -3,7 +3,7 @@
 cdef enum:
     # Rows of pre-activations computed ahead of the recurrence: enough for the tile, few enough to be in cache
     # when the recurrent steps come to them.
-    ROWS_AHEAD = 96
+    ROWS_AHEAD = 128
     ROWS_AHEAD_LARGE = 384  # for a weight_ih too large for the caches
     # Batch rows that go through all their steps together: more where the weights are too large for the caches
     # and every step reads them anew.
@@ -13,6 +13,10 @@ cdef enum:
     WORK_TO_SHARE = 20_000_000
     # Operations under which a call keeps the GIL: 10 us, and letting it go and sharing out the work cost 0.2 us.
     WORK_TO_RELEASE = 1_000_000
+
+
+cdef inline ptrdiff_t rows_ahead(Panels w) noexcept nogil:
+    return ROWS_AHEAD if w.I * w.N_ih < FETCH_FROM else ROWS_AHEAD_LARGE
 
 
 cdef inline ptrdiff_t row_blocks(Panels w, ptrdiff_t B, int threads) noexcept nogil:
@@ -53,8 +57,7 @@ cdef class UnrollJob(Job):
 
     cdef ptrdiff_t steps_ahead(self, ptrdiff_t rows) noexcept nogil:
         """Steps whose pre-activations are computed at once."""
-        cdef ptrdiff_t ahead = ROWS_AHEAD if self.weights.I * self.weights.N_ih < FETCH_FROM else ROWS_AHEAD_LARGE
-        return min(self.course.T, max(<ptrdiff_t> 1, ahead // rows))
+        return min(self.course.T, max(<ptrdiff_t> 1, rows_ahead(self.weights) // rows))
 
     cdef int make_room(self, int workers) except -1:
         """Once the number of items is known."""
@@ -69,6 +72,8 @@ cdef class UnrollJob(Job):
             size += rows * (steps * w.I + 2 * w.R + w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
         elif w.cell == LSTM and self.c == NULL:
             size += rows * w.H
+        if w.given_ih != NULL:
+            size += w.I * (panel_width(<double *> NULL, w.N_ih) if w.double else panel_width(<float *> NULL, w.N_ih))
         if size == 0:
             return 0
         self.scratch_each = ceil_div(size * (8 if w.double else 4), LINE) * LINE
@@ -120,7 +125,7 @@ cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdi
 cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
     """Rows first..last-1 of the batch through all time steps; everything is written where it belongs."""
     cdef ptrdiff_t T = job.course.T, B = job.course.B, I = w.I, H = w.H, R = w.R, S = w.S, N = w.N_ih
-    cdef ptrdiff_t Np = padded(kind, N), rows = last - first, ahead = job.steps_ahead(rows)
+    cdef ptrdiff_t Np = padded(kind, N), rows = last - first, ahead = job.steps_ahead(rows), count = rows, sets
     cdef const real *ih = <const real *> w.ih
     cdef const real *bias = <const real *> w.bias
     cdef const real *x = <const real *> job.x
@@ -128,6 +133,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef const real *h = <const real *> job.h_begin + first * R
     cdef const real *c = row_of(job.c_begin, first, H, kind)
     cdef real *room = <real *> job.room(worker)
+    cdef real *panel = room
     cdef real *c_t = NULL
     # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
     cdef real *a = <real *> (job.y if w.cell <= IDENTITY else job.gates)
@@ -139,6 +145,8 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef ptrdiff_t t, b, start, end
     if w.normal:
         bias = NULL  # it comes after the normalisation
+    if w.given_ih != NULL:
+        room = room + I * panel_width(kind, N)
     if alone:
         a = room
         room = room + ahead * rows * S
@@ -156,11 +164,16 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 for b in range(rows):
                     check(0 <= tokens[t * B + first + b] < I, b"token")
                     memcpy(base + ((t - start) * each + b) * S, ih + tokens[t * B + first + b] * Np, N * sizeof(real))
-        elif rows == B:
-            product(1, x + start * B * I, I, 1, (end - start) * B, 1, 0, ih, I, N, base, S, 0, TILE_SET, bias, False)
         else:
-            product(1, x + (start * B + first) * I, I, 1, rows, end - start, B * I, ih, I, N, base, S, each * S,
-                    TILE_SET, bias, False)
+            sets = end - start
+            if rows == B:
+                count, sets = rows * sets, 1
+            if w.given_ih != NULL:
+                packing_product(x + (start * B + first) * I, I, count, sets, B * I, <const real *> w.given_ih, w.late,
+                                I, N, base, S, each * S, bias, panel)
+            else:
+                product(1, x + (start * B + first) * I, I, 1, count, sets, B * I, ih, I, N, base, S, each * S,
+                        TILE_SET, bias, False)
         if more_input(w):
             for t in range(start, end):
                 input_rows(w, rows, base + (t - start) * each * S,
