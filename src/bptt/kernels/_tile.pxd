@@ -86,6 +86,8 @@ cdef inline ptrdiff_t panel_start(real *kind, ptrdiff_t N, ptrdiff_t p) noexcept
     cdef ptrdiff_t vectors = ceil_div(N, lanes_of(kind))
     cdef ptrdiff_t panels = ceil_div(vectors, TILE_WIDTH)
     check(0 <= p <= panels, b"panel")
+    if panels == 1:
+        return p * vectors  # divisions count in small products
     return p * (vectors // panels) + min(p, vectors % panels)
 
 
@@ -126,12 +128,13 @@ cdef inline void panel_product(
     ahead: the block that comes next, or NULL; each of the first tiles fetches one vector column of it.
     """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t groups = ceil_div(rows, tile_height(chains, width))
-    cdef ptrdiff_t g, row = 0, height
+    cdef ptrdiff_t groups = 1 if rows == 1 else ceil_div(rows, tile_height(chains, width))
+    cdef ptrdiff_t g, row = 0, height = rows
     check(rows >= 0 and K > 0 and 0 < width <= TILE_WIDTH and 0 < tail <= L, b"size of a panel")
     for g in range(groups):
         # 32 rows are 6 + 6 + 5 + 5 + 5 + 5: five sixes and a two would leave the last tile waiting on latency
-        height = rows // groups + (1 if g < rows % groups else 0)
+        if groups > 1:
+            height = rows // groups + (1 if g < rows % groups else 0)
         check(0 < height <= tile_height(chains, width) and row + height <= rows, b"row of a tile")
         tile(chains, width, <int> height, a + row * a_row, a_row, a_k, panel, panel_k, K, c + row * ldc, ldc, tail,
              start, bias, ahead + g * L if ahead != NULL and g < width else NULL)
