@@ -1,6 +1,6 @@
 # The modules of the other variants offer the same.
 
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, final, overload
 
 from typing_extensions import disjoint_base
 
@@ -35,7 +35,7 @@ __all__ = [
 CELLS: tuple[str, ...]
 CELL_CODES: dict[str, int]
 
-@disjoint_base
+@final
 class Panels: ...
 
 @disjoint_base

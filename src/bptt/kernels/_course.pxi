@@ -3,6 +3,7 @@
 from numpy import argsort, clip, cumsum, negative
 
 
+@cython.final
 cdef class Course:
     """Which steps a pass makes, and what disturbs them.
 

@@ -57,6 +57,8 @@ def release_memory():
     memory_release()
 
 
+@cython.final
+@cython.freelist(8)  # of these and of the next every call makes a few
 cdef class Memory:
     """Uninitialised memory that starts on a cache line; also as a buffer, for an array."""
 
@@ -98,6 +100,8 @@ cdef new(ptrdiff_t numbers, tuple shape, dtype, bint double):
     return ndarray(shape, dtype, take_memory(numbers * (8 if double else 4)))
 
 
+@cython.final
+@cython.freelist(8)
 cdef class Buffers:
     """Addresses of contiguous arrays, which stay in place until this object goes."""
 
@@ -158,6 +162,7 @@ cdef class Job:
     cdef int64_t wait_for(self, int64_t k) noexcept nogil:
         return 0
 
+    @cython.final
     cdef bint interrupted(self, int worker, double operations) noexcept nogil:
         """True when the call should end early; the main thread looks for Ctrl-C now and then."""
         if worker == 0 and self.signals:
@@ -208,6 +213,13 @@ cdef class Job:
             worker = <int> share_add(&self.workers) + 1
             check(worker <= self.helpers, b"worker")
             self.work(worker)
+
+    cdef void run_alone(self, int64_t items) noexcept:
+        """`run` for so little work that the caller does it all, and keeps the GIL."""
+        cdef int64_t k
+        self.items = items
+        for k in range(items):
+            self.item(k, 0)
 
     cdef int run(self, int64_t items, int helpers) except -1:
         self.items, self.helpers = items, helpers

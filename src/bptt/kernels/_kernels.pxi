@@ -1,9 +1,11 @@
 # All of one CPU variant: included by _baseline.pyx, _avx2.pyx, _avx512.pyx and _native.pyx, which differ in compiler
 # flags only.
 
+cimport cython
 from libc.math cimport INFINITY, fabs, frexp, ldexp, log
 from libc.stddef cimport ptrdiff_t
 
+from functools import partial
 from time import perf_counter
 
 from numpy import arange, asarray, concatenate, flatnonzero, ndarray, zeros

@@ -218,7 +218,9 @@ cdef back_propagate(
     cdef void *dweight_ih
     dtype = saved.dtype
     job.weights, job.course = w, course
-    if 2.0 * T * B * w.work() < WORK_TO_SHARE:
+    cdef double operations = 2.0 * T * B * w.work()
+    cdef int64_t items
+    if operations < WORK_TO_SHARE:
         threads = 1
     workers = max(threads, 1)
     input_grad = input_grad and not w.tokens
@@ -269,7 +271,11 @@ cdef back_propagate(
             truncated = DepthJob.__new__(DepthJob)
             truncated.into, truncated.depth = job, depth
             truncated.run(job.blocks, min(workers, <int> B) - 1)
-        job.run(job.chunks * (job.blocks + job.turns + job.gradient_items()), workers - 1)
+        items = job.chunks * (job.blocks + job.turns + job.gradient_items())
+        if workers == 1 and operations < WORK_TO_RELEASE:
+            job.run_alone(items)
+        else:
+            job.run(items, workers - 1)
         if w.tokens:
             job.dw[0] = dweight_ih
             finish(job, <const real *> table.aligned, kind)
