@@ -204,7 +204,7 @@ class Layer(Recurrent[Given, Held], Parametrised):
             )
         y, h_n, recorded, batched = self._run(x, h_0, lengths, reset, True, seed, threads, check_finite)
         assert recorded is not None, "a recorded pass was not kept"
-        tape = Tape(recorded, backend=self.backend, batched=batched, batch_first=self.batch_first, last=last)
+        tape = Tape(recorded, self.backend, batched, self.batch_first, last)
         return tape._last_step() if last else y, h_n, tape
 
     def freeze(self) -> Frozen[Given, Held]:

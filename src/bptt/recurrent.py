@@ -210,10 +210,9 @@ class Recurrent(Fixed, Generic[Given, Held]):
             state = (initial[0][0],) if len(initial) == 1 else (initial[0][0], initial[1][0])
             y, final, saved = self._unroll(structure.cell, x, state, weights[0], keep=keep, threads=threads)
             if keep:
-                y.flags.writeable = False
+                y.setflags(False)  # writeable: no keyword, and no object of flags, 0.2 us sooner
                 recorded = stack.Pass(structure, y, (saved,), initial, None, None, None)
-            h_n = final[0][np.newaxis]
-            final = (h_n,) if len(final) == 1 else (h_n, final[1][np.newaxis])
+            final = stack.of_alone(final)
         else:
             T, B = x.shape[:2]
             if lengths is not None:
@@ -265,7 +264,8 @@ class Recurrent(Fixed, Generic[Given, Held]):
             ):
                 return (given.copy() if keep else given,)
         else:
-            shape, c_shape = [(units, batch, size) for units, size in sizes]
+            (units, size), (_, c_size) = sizes
+            shape, c_shape = (units, batch, size), (units, batch, c_size)
             if given is None:
                 return np.zeros(shape, dtype), np.zeros(c_shape, dtype)
             if batched and type(given) is tuple and len(given) == 2:

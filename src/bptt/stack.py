@@ -95,7 +95,7 @@ def forward(
         if unit < len(weights) - 1:
             x = dropped(y, masks, unit // D)
     if len(finals) == 1:
-        return y, tuple([part[np.newaxis] for part in finals[0]]), kept
+        return y, of_alone(finals[0]), kept
     return y, tuple([np.stack(parts) for parts in zip(*finals, strict=True)]), kept
 
 
@@ -122,6 +122,11 @@ def going_back(reset: Mask) -> Mask:
 def of_unit(parts: tuple[Array | None, ...], unit: int) -> tuple[Array | None, ...]:
     """Return what arrays (L*D, ...) hold for one unit."""
     return tuple([None if part is None else part[unit] for part in parts])
+
+
+def of_alone(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return the state of a single unit as that of all of them: (1, B, ...); views."""
+    return (state[0][None],) if len(state) == 1 else (state[0][None], state[1][None])
 
 
 def dropped(y: Array, masks: Masks | None, layer: int) -> Array:
@@ -203,11 +208,10 @@ def backward(
     if units == 1:  # the loop's single round, 1 us sooner
         if dfinal is not None:
             dfinal = of_unit(dfinal, 0)
-        wanted = {} if input_grad else {"input_grad": False}
         dx, dinitial, dweight = bptt(
-            structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads, **wanted
+            structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads, input_grad=input_grad
         )
-        return dx, tuple([part[np.newaxis] for part in dinitial]), [dweight]
+        return dx, of_alone(dinitial), [dweight]
 
     D, R = structure.directions, structure.state_size
     dinitials: list[Any] = [None] * units

@@ -52,7 +52,7 @@ class Tape:
     __slots__ = ("_last", "_pass", "backend", "batch_first", "batched")
 
     def __init__(
-        self, recorded: Pass, *, backend: str, batched: bool, batch_first: bool, last: bool = False
+        self, recorded: Pass, backend: str, batched: bool, batch_first: bool, last: bool = False
     ) -> None:
         self._pass = recorded
         self._last = last  # whether the user sees the last step of y only
@@ -307,18 +307,17 @@ class Tape:
             raise ValueError(f"{caller}: expected dy, dh_n or both, got neither")
         recorded = self._pass
         structure = recorded.structure
-        dfinal = self._given_state(dh_n, structure, recorded.initial)
-        found = truncation.propagate(
-            checks.resolve_backend(self.backend),
-            bptt,
-            recorded,
-            dy,
-            dfinal,
-            cut,
-            input_grad=checks.flag("input_grad", input_grad),
-            threads=checks.resolve_threads(threads),
-        )
-
+        dfinal = None if dh_n is None else self._given_state(dh_n, structure, recorded.initial)
+        input_grad, threads = checks.flag("input_grad", input_grad), checks.resolve_threads(threads)
+        if cut is None or truncation.is_whole(cut, len(recorded.y)):
+            found = stack.backward(
+                bptt, recorded, dy, dfinal, depth=None, threads=threads, input_grad=input_grad
+            )
+        else:
+            ground = checks.resolve_backend(self.backend)
+            found = truncation.propagate(
+                ground, bptt, recorded, dy, dfinal, cut, input_grad=input_grad, threads=threads
+            )
         return self._gradients(structure, found)
 
     def _to_user(self, a: AnyArray) -> AnyArray:

@@ -87,12 +87,12 @@ def propagate(
     recorded: Pass,
     dy: Array | None,
     dfinal: tuple[Array | None, ...] | None,
-    cut: tuple[int, int] | None,
+    cut: tuple[int, int],
     *,
     input_grad: bool,
     threads: int,
 ) -> tuple[Array | None, tuple[Array, ...], list[Weights]]:
-    """Take gradients back through a recorded pass, truncated or not.
+    """Take truncated gradients back through a recorded pass.
 
     Parameters
     ----------
@@ -101,14 +101,12 @@ def propagate(
         Its `bptt`, or one that does more.
     recorded, dy, dfinal
         As for `stack.backward`, which has the results.
-    cut : tuple or None
-        K and S; None for the whole gradient.
+    cut : tuple
+        K and S, which leave something out: see `is_whole`.
     input_grad : bool
         Whether dx is wanted.
     threads : int
     """
-    if cut is None or is_whole(cut, len(recorded.y)):
-        return stack.backward(bptt, recorded, dy, dfinal, depth=None, threads=threads, input_grad=input_grad)
     depth, stride = cut
     structure, saved = recorded.structure, recorded.saved
     lengths, reset = stack.course(recorded)
