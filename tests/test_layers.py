@@ -225,9 +225,9 @@ def test_the_ground_floor_gets_plain_arrays(form, ids):
     given = []
     unroll = rnn._unroll
 
-    def spy(cell, x, state, weights, **options):
+    def spy(cell, x, state, weights, *rest, **options):
         given.extend([x, *state, *weights[:4]])
-        return unroll(cell, x, state, weights, **options)
+        return unroll(cell, x, state, weights, *rest, **options)
 
     rnn._unroll = spy
     x, h_0, _, _ = problem(np.float32)
@@ -252,9 +252,9 @@ def test_the_ground_floor_gets_plain_gradients(monkeypatch, form, batch_first):
     given = []
     ground = bptt.reference.bptt
 
-    def spy(cell, saved, dy, dfinal_state, **options):
+    def spy(cell, saved, dy, dfinal_state, *rest, **options):
         given.extend([dy, *dfinal_state])
-        return ground(cell, saved, dy, dfinal_state, **options)
+        return ground(cell, saved, dy, dfinal_state, *rest, **options)
 
     monkeypatch.setattr(bptt.reference, "bptt", spy)
     x, h_0, dy, dh_n = problem(np.float32)

@@ -82,9 +82,9 @@ class Backend(Protocol):
         x: Array | Tokens,  # (T, B, I), or (T, B) int64 token ids in [0, I), standing for one-hot rows
         state: State,
         weights: Any,  # Weights, or what `pack` made for this cell and kind of x, for `keep` with `backward`
-        *,
         keep: bool = True,
         threads: int = 1,
+        *,
         lengths: Tokens | None = None,  # (B,), in [0, T]: each row's number of steps
         reset: Mask | None = None,  # (T, B): True where a row starts this step from its initial state
         reverse: bool = False,  # each row goes through its steps from the last to the first
@@ -142,9 +142,9 @@ class Backend(Protocol):
         saved: Any,  # the Saved of this backend
         dy: Array | None,  # (T, B, R); None stands for zeros; past a row's end it is not looked at
         dfinal_state: tuple[Array | None, ...] | None,  # gradients of the final state; None stands for zeros
-        *,
         depth: int | None = None,  # docs/gradients.md, "Truncation"
         threads: int = 1,
+        *,
         squares: Array | None = None,  # (T, B) of float64: where to put the squared norm of dL/dh_t
         add_to: Weights | None = None,  # gradients of the steps after these, whose sums this goes on with
         initial_to: State | None = None,  # where to add what resets send to h_0, c_0; not with a depth

@@ -208,7 +208,7 @@ class Recurrent(Fixed, Generic[Given, Held]):
         if self._alone and lengths is None and reset is None and not check_finite:
             # One layer in one direction and nothing else: what the loop of `stack` comes to, 2 us sooner.
             state = (initial[0][0],) if len(initial) == 1 else (initial[0][0], initial[1][0])
-            y, final, saved = self._unroll(structure.cell, x, state, weights[0], keep=keep, threads=threads)
+            y, final, saved = self._unroll(structure.cell, x, state, weights[0], keep, threads)
             if keep:
                 y.setflags(False)  # writeable: no keyword, and no object of flags, 0.2 us sooner
                 recorded = stack.Pass(structure, y, (saved,), initial, None, None, None)

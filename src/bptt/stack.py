@@ -209,7 +209,7 @@ def backward(
         if dfinal is not None:
             dfinal = of_unit(dfinal, 0)
         dx, dinitial, dweight = bptt(
-            structure.cell, saved[0], dy, dfinal, depth=depth, threads=threads, input_grad=input_grad
+            structure.cell, saved[0], dy, dfinal, depth, threads, input_grad=input_grad
         )
         return dx, of_alone(dinitial), [dweight]
 

@@ -44,7 +44,7 @@ GATES = {LSTM: ("i", "f", "g", "o"), GRU: ("n", "r", "z"), GRU_BEFORE: ("n", "r"
 
 
 def unroll(
-    str cell, x, tuple state, weights, *, bint keep=True, int threads=1, lengths=None, reset=None,
+    str cell, x, tuple state, weights, bint keep=True, int threads=1, *, lengths=None, reset=None,
     bint reverse=False, noise=None, tuple begin=None, y_to=None
 ):
     """Forward loop over time of one direction of one layer.
@@ -93,8 +93,9 @@ def unroll(
     cdef ptrdiff_t T, B, size
     cdef bint lstm
     cdef double work
-    cdef tuple sizes = x.shape, normed = (None, None, None, None)
-    T, B = sizes[0], sizes[1]
+    cdef tuple normed = (None, None, None, None)
+    job.x = buffers.read_shaped(x)
+    T, B = buffers.views[0].shape[0], buffers.views[0].shape[1]
     job.course = course_of(T, B, lengths, reset, reverse, noise)
     job.weights = panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep,
                                       T * B if job.course.plain and T > 1 and B <= ROWS_TOGETHER else 0)
@@ -108,7 +109,6 @@ def unroll(
     if panels.normal and keep:
         normed = (new(T * B * panels.N_ih, (T, B, panels.N_ih), dtype, panels.double), empty((T, B), dtype),
                   new(T * B * panels.N_hh, (T, B, panels.N_hh), dtype, panels.double), empty((T, B), dtype))
-    job.x = buffers.read(x)
     job.h_0, job.c_0 = buffers.read(h_0), buffers.read(state[1]) if lstm else NULL
     job.h_begin, job.c_begin = job.h_0, job.c_0
     if begin is not None:

@@ -2,7 +2,7 @@
 
 
 def bptt(
-    str cell, Saved saved, dy, dfinal_state, *, depth=None, int threads=1, squares=None, add_to=None,
+    str cell, Saved saved, dy, dfinal_state, depth=None, int threads=1, *, squares=None, add_to=None,
     tuple initial_to=None, bint input_grad=True, dx_to=None
 ):
     """Backward loop over time of one direction of one layer: gradients of a scalar loss.
