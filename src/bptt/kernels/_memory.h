@@ -18,9 +18,11 @@ enum {
 #if defined(BPTT_SANITIZE)
     MEMORY_LARGE = 0x7fffffff, /* none: a sanitizer can't see into blocks that are kept */
 #else
-    MEMORY_LARGE = 1 << 20, /* bytes from which a block is worth keeping */
+    /* Bytes from which a block is worth keeping: what malloc gives back to the system at once, or at the next free,
+     * costs a GRU of 256 units 850 page faults for 100 steps of one row forward and backward, a quarter of the time. */
+    MEMORY_LARGE = 1 << 18,
 #endif
-    MEMORY_SLOTS = 16
+    MEMORY_SLOTS = 32
 };
 #define MEMORY_PAGE ((size_t)2 << 20)
 #define MEMORY_KEPT ((size_t)64 << 20) /* bytes that are kept at most */
