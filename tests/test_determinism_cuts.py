@@ -190,6 +190,14 @@ def test_short_calls(state, cell, dtype):
     assert short >= 10
 
 
+@pytest.mark.parametrize("cell", [cell for cell in kernels.CELLS if cell != "lstm"])
+def test_a_short_call_takes_no_c_0_of_a_cell_without(cell, dtype):
+    p = problem(4, 2, 9, 17, cell=cell, dtype=dtype)
+    weights, (h_0,) = kernels.pack(cell, p.weights), p.state
+    assert kernels.short_call(weights, p.x, h_0[np.newaxis]) is not None
+    assert kernels.short_call(weights, p.x, h_0[np.newaxis], h_0[np.newaxis]) is None
+
+
 # ------------------------------------------------------------------------------------- ends and resets
 
 

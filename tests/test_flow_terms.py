@@ -221,8 +221,9 @@ def test_steps_without_a_loss_have_no_terms():
         assert not term[[0, 1, 3]].any()
         close(term.sum(axis=(0, 1)), tape.backward(dy).parameters[name])
     for by in (None, "injection", "loss"):
-        for term in tape.terms(np.zeros_like(dy), by=by).values():
-            assert not term.any()
+        for reduce in (None, "norm"):
+            for term in tape.terms(np.zeros_like(dy), by=by, reduce=reduce).values():
+                assert not term.any()
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (3, 0), (1, 1)])
