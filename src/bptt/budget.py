@@ -86,7 +86,6 @@ def _weights(structure: Structure, unit: int, tokens: bool) -> int:
     packed = (N + PADDING) * (I + R + 4) + (R + PADDING) * H
     back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
     tables = 2 * N * I + I * (N + PADDING) if tokens and unit < structure.directions else 0
-    tables += N * I if structure.gates == 3 else 0
     return own + packed + back + tables
 
 
