@@ -163,7 +163,7 @@ def valgrind(session: nox.Session) -> None:
 def parallel(session: nox.Session) -> None:
     """Run each test in three threads at once."""
     session.install(".[test]", "pytest-run-parallel>=0.8")
-    # what belongs to the process, or to a folder that the threads would share
+    # what belongs to the process, takes the time, or belongs to a folder that the threads would share
     modules = ["signal", "tracemalloc", "resource", "doctest", "bptt.terminal"]
     functions = ["os.fork", "ast.parse", "time.monotonic", *(f"{module}.*" for module in modules)]
     fixtures = ["tmp_path", "scratch", "fresh_default"]
