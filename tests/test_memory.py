@@ -204,6 +204,39 @@ def test_y_goes_where_it_is_wanted(module, lengths):
     same(saved.y, expected)
 
 
+@pytest.mark.parametrize("module", [kernels, reference])
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+@pytest.mark.parametrize("T", [0, 1, 7])
+@pytest.mark.parametrize("options", [{}, {"lengths": [3, 0, 7]}, {"reset": True}])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_known_final_state_changes_nothing(module, cell, T, options, keep):
+    p = problem(cell, T=T, B=3)
+    given = {}
+    if "lengths" in options:
+        given["lengths"] = np.minimum(options["lengths"], T)
+    if "reset" in options:
+        given["reset"] = np.arange(3 * T).reshape(T, 3) % 4 == 2
+    weights = module.pack(cell, p.weights, backward=True)
+    expected = module.unroll(cell, p.x, p.state, weights, keep, **given)
+    found = module.unroll(cell, p.x, p.state, weights, keep, final=expected[1], **given)
+    same(found[:2], expected[:2])
+    if keep:
+        dy = np.ones_like(expected[0])
+        same(
+            module.bptt(cell, found[2], dy, None),
+            module.bptt(cell, expected[2], dy, None),
+        )
+
+
+def test_a_known_last_step_is_left_out():
+    # what the time of an Elman layer within a budget depends on
+    p = problem("tanh", T=7, B=3)
+    expected, final, _ = kernels.unroll("tanh", p.x, p.state, p.weights)
+    p.x[-1] = np.nan
+    y, state, _ = kernels.unroll("tanh", p.x, p.state, p.weights, final=final)
+    same((y, state), (expected, final))
+
+
 @pytest.mark.parametrize("way", [{"memory": 10**7}, {"checkpoint": 2}])
 def test_y_is_the_callers(way):
     # also that of the piece that is taped already

@@ -61,7 +61,7 @@ def costs(structure: Structure, now: Situation) -> Costs:
     state = units * (B * states * z + OBJECTS_OF_STATE)
     weights = sum(_weights(structure, unit, now.tokens) for unit in range(units))
     scratch = max(_scratch(structure, unit, now) for unit in range(units))
-    fixed = OBJECTS + 64 * now.chunks + 8 * state + (weights + scratch) * z
+    fixed = OBJECTS + 64 * now.chunks + 9 * state + (weights + scratch) * z
     if now.reset:
         fixed += D * now.steps * B
     if D == 2 and structure.num_layers > 1:

@@ -7,11 +7,12 @@ the sums of the ground floor do, so that the gradients have the bits of a pass t
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt import pieces, stack
+from bptt import checks, pieces, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,13 +93,20 @@ class Walk:
         self._recipe, self._lane, self._schedule, self._x = recipe, lane, schedule, x
         self._threads = threads
         self._longest = int(np.diff(schedule.bounds).max(initial=0))
+        self._ends: list[int] = schedule.bounds.tolist()
         self._taped = 0  # steps of the piece that was taped last
+        # whether a step takes no memory but that of its output
+        lone = len(lane.units) == 1 and lane.masks is None and lane.reset is None and not lane.reverse
+        ready = x.ndim == 3 and x.dtype == recipe.dtype and x.flags.c_contiguous and x.flags.aligned
+        self._in_place = lone and ready
+        # whether besides a state is its step's output
+        self._shown = self._in_place and recipe.structure.gates == 1 and lane.lengths is None
 
     def read(self, first: int, last: int) -> Any:
         """Return x of some steps, C-contiguous."""
         part = self._lane.take(self._x, first, last)
         if part.ndim == 3:
-            return np.require(part, self._recipe.dtype, ["C", "A"])
+            return checks.normalise(part, self._recipe.dtype)
         ids = np.array(part, np.int64, order="C")
         vocabulary = self._recipe.structure.input_size
         if ids.size and not (ids.min() >= 0 and ids.max() < vocabulary):
@@ -106,7 +114,13 @@ class Walk:
         return ids
 
     def _forward(
-        self, first: int, last: int, state: Sequence[State], keep: bool, y_to: Array | None = None
+        self,
+        first: int,
+        last: int,
+        state: Sequence[State],
+        keep: bool,
+        y_to: Array | None = None,
+        final: Sequence[State] | None = None,
     ) -> tuple[Array, list[State], Piece | None]:
         recipe = self._recipe
         return pieces.forward(
@@ -120,6 +134,7 @@ class Walk:
             keep=keep,
             threads=self._threads,
             y_to=y_to,
+            final=final,
         )
 
     def run(
@@ -132,11 +147,11 @@ class Walk:
     ) -> Sequence[State]:
         """Run over steps first..stop-1 and return the state after them; y as for `down`."""
         structure, B = self._recipe.structure, self._x.shape[1]
-        each = max(1, B * structure.hidden_size * self._recipe.dtype.itemsize)
-        most = max(1, RUN_THROUGH // each)
-        if y_to is None:
+        most = stop - first
+        if y_to is None or not self._in_place:
             # a step that is not taped needs less than a state and the gates: these are less than a chunk
-            most = min(most, max(self._longest, 1) * structure.gates)
+            each = max(1, B * structure.hidden_size * self._recipe.dtype.itemsize)
+            most = max(1, min(RUN_THROUGH // each, self._longest * structure.gates))
         while first < stop:
             last = min(first + most, stop)
             y, state, _ = self._forward(first, last, state, False, None if y_to is None else y_to[first:last])
@@ -151,6 +166,7 @@ class Walk:
         last: int,
         put: Callable[[int, int, Array], None] | None = None,
         y_to: Array | None = None,
+        final: Sequence[State] | None = None,
         *,
         tape: bool,
     ) -> Sequence[State]:
@@ -165,6 +181,8 @@ class Walk:
             Told of y of all steps.
         y_to : ndarray or None
             (T, B, R), where y goes straight away; then nobody is told.
+        final : sequence of State or None
+            After the last piece, where it is known.
         tape : bool
             Whether to tape the last piece.
 
@@ -173,18 +191,24 @@ class Walk:
         sequence of State
             After the last piece.
         """
-        bounds = self._schedule.bounds
-        while True:
-            first, state = path.firsts[-1], path.states[-1]
-            ahead = self._schedule.advance(first, last, len(path.firsts) - 1) if first < last else 0
+        ends, at = self._ends, len(path.firsts)
+        while (first := path.firsts[-1]) < last:
+            ahead = self._schedule.advance(first, last, len(path.firsts) - 1)
             if not ahead:
                 break
-            stop = first + ahead
-            path.states.append(self.run(int(bounds[first]), int(bounds[stop]), state, put, y_to))
-            path.firsts.append(stop)
+            path.firsts.append(first + ahead)
+        cuts = [ends[first] for first in path.firsts[at - 1 :]]
+        if y_to is not None and self._shown:
+            # one call for all pieces
+            self.run(cuts[0], cuts[-1], path.states[-1], put, y_to)
+            path.states.extend([[(y_to[cut - 1].copy(),)] for cut in cuts[1:]])
+        else:
+            for begin, end in itertools.pairwise(cuts):
+                path.states.append(self.run(begin, end, path.states[-1], put, y_to))
+        state = path.states[-1]
         if first == last:
             return state
-        begin, end = int(bounds[first]), int(bounds[last])
+        begin, end = ends[first], ends[last]
         if not tape:
             return self.run(begin, end, state, put, y_to)
         steps = end - begin
@@ -192,7 +216,7 @@ class Walk:
             # blocks of memory of this size will not be found among those that are kept
             self._recipe.ground.release_memory()
         self._taped = steps
-        y, after, piece = self._forward(begin, end, state, True)
+        y, after, piece = self._forward(begin, end, state, True, final=final)
         assert piece is not None, "it was to be kept"
         path.taped.append(piece)
         if put is not None:
@@ -225,12 +249,13 @@ class Walk:
         dx_to : ndarray or None
             (T, B, I), where dx goes straight away; then nobody is told.
         """
-        bounds = self._schedule.bounds
-        last = len(bounds) - 1
+        ends = self._ends
+        last = len(ends) - 1
+        final = None
         while path.firsts and last:
             if not path.taped:
-                self.down(path, last, tape=True)
-            first, stop = int(bounds[path.firsts[-1]]), int(bounds[last])
+                self.down(path, last, final=final, tape=True)
+            first, stop = ends[path.firsts[-1]], ends[last]
             self._taped = stop - first
             dx = pieces.backward(
                 self._recipe.ground.bptt,
@@ -246,4 +271,4 @@ class Walk:
                 put(first, stop, dx)
             del dx
             last = path.firsts.pop()
-            path.states.pop()
+            final = path.states.pop()

@@ -91,6 +91,7 @@ class Backend(Protocol):
         noise: Noise | None = None,
         begin: State | None = None,  # before the first step of a piece; resets go back to `state`
         y_to: Array | None = None,  # (T, B, R), C-contiguous: where to put y
+        final: State | None = None,  # after the last step, where it is known: that step need not be made
     ) -> tuple[Array, State, Any]:
         """Return y (T, B, R), zero past a row's end, the state after each row's last step, and a `Saved`.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bptt import pieces, stack
+from bptt import checks, pieces, stack
 from bptt.checkpointing import Path, Recipe, Walk, lanes
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _reader(
 
     def read(first: int, last: int) -> Array | None:
         if dy is not None:
-            return np.require(lane.take(dy, first, last), recipe.dtype, ["C", "A"])
+            return checks.normalise(lane.take(dy, first, last), recipe.dtype)
         if at_first is None or first > 0:
             return None
         part = np.zeros((last, *at_first.shape), recipe.dtype)

@@ -131,6 +131,7 @@ def forward(
     keep: bool,
     threads: int,
     y_to: Array | None = None,
+    final: Sequence[State] | None = None,
 ) -> tuple[Array, list[State], Piece | None]:
     """Run some steps through the units of a lane.
 
@@ -153,6 +154,8 @@ def forward(
     threads : int
     y_to : ndarray or None
         (N, B, R), where to put y; C-contiguous.
+    final : sequence of State or None
+        After these steps, of every unit of the lane, where it is known.
 
     Returns
     -------
@@ -181,10 +184,12 @@ def forward(
             own, start = {**own, "reset": reset, "begin": start}, lane.initial[n]
         if n == len(lane.units) - 1 and y_to is not None:
             own = {**own, "y_to": y_to}
-        y, final, saved = unroll(
+        if final is not None:
+            own = {**own, "final": final[n]}
+        y, end, saved = unroll(
             lane.structure.cell, x, start, weights[unit], keep=keep, threads=threads, **own
         )
-        after.append(final)
+        after.append(end)
         kept.append(saved)
         if n < len(lane.units) - 1:
             x = stack.dropped(y, masks, unit // lane.structure.directions)

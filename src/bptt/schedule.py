@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -114,29 +115,29 @@ class Fitted:
 
         The last piece is taped the first time over, so it should be long, and the states before it few.
         """
-        most = min(held + last - first, self.room // self.state)
-        room = np.maximum(self.room - np.arange(held, most + 1) * self.state, 0) // self.step
-        reach = np.cumsum(room)
-        begin = self._ends[first]
-        states = int(np.searchsorted(reach, self._ends[last] - begin))  # at least, if chunks had one step
-        for count in range(max(states, 1), len(room)):
-            tail = self._start(last, held + count)
+        ends, most = self._ends, min(held + last - first, self.room // self.state)
+        steps = [self.steps(kept) for kept in range(held, most + 1)]
+        states = bisect.bisect_left(list(itertools.accumulate(steps)), ends[last] - ends[first])
+        # so many states at least, if chunks had one step
+        for count in range(max(states, 1), len(steps)):
+            tail = bisect.bisect_left(ends, ends[last] - steps[count])
             if tail == last:
                 return
             # the latest cuts that leave all pieces but the first short enough
             latest = [tail]
-            for kept in range(held + count - 1, held, -1):
-                latest.append(self._start(latest[-1], kept))
-            if self._start(latest[-1], held) <= first:
+            for kept in range(count - 1, 0, -1):
+                tail = bisect.bisect_left(ends, ends[tail] - steps[kept])
+                latest.append(tail)
+            if ends[tail] - steps[0] <= ends[first]:
                 break
         else:
             return
         # of all cuts that do, those nearest to pieces of one length before the last
-        end = self._ends[tail]
+        tail = latest[0]
         for kept in range(count):
-            here = self._ends[first]
-            fair = bisect.bisect_left(self._ends, here + (end - here) / (count - kept))
-            farthest = bisect.bisect_right(self._ends, here + self.steps(held + kept)) - 1
+            here = ends[first]
+            fair = bisect.bisect_left(ends, here + (ends[tail] - here) / (count - kept))
+            farthest = bisect.bisect_right(ends, here + steps[kept]) - 1
             cut = min(max(latest[count - 1 - kept], fair, first + 1), farthest, tail)
             self._known[first, last, held + kept] = cut - first
             first = cut

@@ -15,6 +15,7 @@ from bptt.checks.arrays import (
     floats,
     is_ready,
     named_arrays,
+    normalise,
     output,
     rows,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "is_ready",
     "lengths",
     "named_arrays",
+    "normalise",
     "number",
     "output",
     "rate",

@@ -83,6 +83,7 @@ def unroll(
     noise: Noise | None = None,
     begin: State | None = None,
     y_to: Array | None = None,
+    final: State | None = None,
 ) -> tuple[Array, State, Saved]: ...
 @overload
 def unroll(
@@ -99,6 +100,7 @@ def unroll(
     noise: Noise | None = None,
     begin: State | None = None,
     y_to: Array | None = None,
+    final: State | None = None,
 ) -> tuple[Array, State, None]: ...
 @overload
 def unroll(
@@ -115,6 +117,7 @@ def unroll(
     noise: Noise | None = None,
     begin: State | None = None,
     y_to: Array | None = None,
+    final: State | None = None,
 ) -> tuple[Array, State, Saved | None]: ...
 def short_call(weights: Panels, x: Any, h_0: Any, c_0: Any = None) -> tuple[Array, ...] | None: ...
 def bptt(

@@ -45,7 +45,7 @@ GATES = {LSTM: ("i", "f", "g", "o"), GRU: ("n", "r", "z"), GRU_BEFORE: ("n", "r"
 
 def unroll(
     str cell, x, tuple state, weights, bint keep=True, int threads=1, *, lengths=None, reset=None,
-    bint reverse=False, noise=None, tuple begin=None, y_to=None
+    bint reverse=False, noise=None, tuple begin=None, y_to=None, tuple final=None
 ):
     """Forward loop over time of one direction of one layer.
 
@@ -75,6 +75,9 @@ def unroll(
         where resets go back to, at the first step too.
     y_to : ndarray (T, B, R), optional
         Where to put y; C-contiguous.
+    final : tuple, optional
+        As `state`: that after the last step, where it is known. An Elman layer's last step is then left out where
+        nothing else would come of it.
 
     Returns
     -------
@@ -90,13 +93,14 @@ def unroll(
     cdef UnrollJob job = UnrollJob.__new__(UnrollJob)
     cdef Buffers buffers = Buffers.__new__(Buffers)
     cdef Saved saved = None
+    cdef Course course
     cdef ptrdiff_t T, B, size
     cdef bint lstm
     cdef double work
     cdef tuple normed = (None, None, None, None)
     job.x = buffers.read_shaped(x)
     T, B = buffers.views[0].shape[0], buffers.views[0].shape[1]
-    job.course = course_of(T, B, lengths, reset, reverse, noise)
+    job.course = course = course_of(T, B, lengths, reset, reverse, noise)
     job.weights = panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep,
                                       T * B if job.course.plain and T > 1 and B <= ROWS_TOGETHER else 0)
     lstm = panels.cell == LSTM
@@ -118,8 +122,12 @@ def unroll(
     job.normed_ih, job.rate_ih = buffers.write(normed[0]), buffers.write(normed[1])
     job.normed_hh, job.rate_hh = buffers.write(normed[2]), buffers.write(normed[3])
     size = 8 if panels.double else 4
+    if final is not None and course.plain and T > 1 and panels.cell <= IDENTITY and not panels.normal:
+        # h is all that there is of a step
+        memcpy(<char *> job.y + (T - 1) * B * panels.R * size, buffers.read(final[0]), B * panels.R * size)
+        job.course = course_of(T - 1, B, None, None, False, None)
     if T * B:
-        work = panels.work() * T * B
+        work = panels.work() * job.course.T * B
         if work < WORK_TO_SHARE:
             threads = 1
         job.items = row_blocks(panels, B, threads)
@@ -132,11 +140,13 @@ def unroll(
         memcpy(job.h_n, job.h_begin, B * panels.R * size)
         if lstm:
             memcpy(job.c_n, job.c_begin, B * panels.H * size)
+    if job.course is not course:
+        memcpy(job.h_n, <char *> job.y + (T - 1) * B * panels.R * size, B * panels.R * size)
     if keep:
         if panels is not weights:
             panels.end_forward()
         saved = Saved.__new__(Saved)
-        saved.panels, saved.course, saved.x, saved.state, saved.y = panels, job.course, x, state, y
+        saved.panels, saved.course, saved.x, saved.state, saved.y = panels, course, x, state, y
         saved.c, saved.rows, saved.normed, saved.dtype = c, rows, normed, dtype
         saved.lengths, saved.reset, saved.noise, saved.begin = lengths, reset, noise, begin
     return y, (h_n, c_n) if lstm else (h_n,), saved

@@ -54,6 +54,7 @@ def unroll(
     noise: arrays.Noise | None = None,
     begin: tuple[Array, ...] | None = None,
     y_to: Array | None = None,
+    final: tuple[Array, ...] | None = None,
 ) -> tuple[Array, tuple[Array, ...], Saved | None]:
     """Forward pass of one direction of one layer.
 
@@ -85,6 +86,8 @@ def unroll(
         resets go back to, at the first step too. None: `state`.
     y_to : ndarray or None
         (T, B, R), where to put y.
+    final : tuple of ndarray or None
+        No effect here: the state after the last step, where it is known.
 
     Returns
     -------
@@ -118,7 +121,7 @@ def unroll(
                 raise ValueError(f"noise: expected a mask kept_{name} for keep=True, got a rate alone")
     dtype = state[0].dtype
     lengths = None if lengths is None else np.clip(lengths, 0, len(x))
-    run, final = unroll_lists(
+    run, ends = unroll_lists(
         cell,
         x.tolist(),
         to_states(state),
@@ -134,7 +137,7 @@ def unroll(
     if y_to is not None:
         y_to[...] = y
         y = y_to
-    final_state = conversion.from_states(final, state)
+    final_state = conversion.from_states(ends, state)
     if not keep:
         return y, final_state, None
     if isinstance(weights, Packed):
