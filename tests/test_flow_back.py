@@ -54,6 +54,25 @@ def test_step_back(cell, features, together):
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)
+@pytest.mark.parametrize("features", [(), ("reset",), ("lengths", "reset", "reverse")])
+def test_the_first_step_of_a_piece_begins_where_the_piece_does(cell, features):
+    p = problem(cell, features, T=4, B=3)
+    begin = tuple(part + 1 for part in p.state)
+    saved = [
+        module.unroll(p.cell, p.x, p.state, p.weights, begin=begin, **p.options)[2]
+        for module in (kernels, reference)
+    ]
+    for s in range(4):
+        given = gradients(p, 2)
+        results = [
+            module.step_back(one, s, *given) for module, one in zip((kernels, reference), saved, strict=True)
+        ]
+        for actual, expected in zip(*results, strict=True):
+            if expected is not None:
+                np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-12)
+
+
+@pytest.mark.parametrize("cell", reference.CELLS)
 def test_rows_together_are_those_of_their_own_steps(cell):
     # in reverse: a row's step s is at time length - 1 - s, which is step T - length + s of all together
     p = problem(cell, ("lengths", "reset", "reverse"), T=4, B=3)

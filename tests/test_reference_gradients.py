@@ -205,3 +205,13 @@ def test_mean_squared_error_and_binary_cross_entropy() -> None:
         assert loss == pytest.approx(want, rel=1e-13)
         numerical = central_differences(lambda v, f=function: f(v.tolist(), y.tolist())[0], s)
         close(ds, numerical)
+
+
+@pytest.mark.parametrize("cell", reference.CELLS)
+def test_the_terms_of_a_piece_are_those_from_its_own_begin(cell: str) -> None:
+    p = problem(cell)
+    begin = tuple(part + 1 for part in p.state)
+    alone = Problem(**(vars(p) | {"state": begin}))
+    expected = reference.terms(cell, alone.run()[2], p.dy)
+    for name, terms in reference.terms(cell, p.run(begin=begin)[2], p.dy).items():
+        np.testing.assert_array_equal(terms, expected[name])

@@ -11,10 +11,12 @@ import numpy as np
 
 from . import conversion
 from .affine import Row, multiply
+from .boundary import as_run
 from .normalise import normalise_backward
 from .preactivations import dropped, input_product
-from .records import Input, Parameters, Step, StepNoise, zeros_of
+from .records import Input, Parameters, Step, zeros_of
 from .step import step_backward
+from .unroll import taken
 
 if TYPE_CHECKING:
     from ..arrays import Array
@@ -56,71 +58,44 @@ def step_back(
     -----
     Rows that don't have the step give zeros. Source: docs/gradients.md, "Jacobians".
     """
-    weights = conversion.to_lists(saved.cell, saved.weights)
+    run, weights = as_run(saved.cell, saved), conversion.to_lists(saved.cell, saved.weights)
     (N, B, _), GH = dh.shape, saved.weights.weight_hh.shape[0]
     before: tuple[Array, ...] = tuple(np.zeros((N, *part.shape), part.dtype) for part in saved.state)
     halves = [np.zeros((N, B, GH), dh.dtype) for _ in range(4)]
     for b in range(B):
-        taken = _step(saved, s, b, together)
-        if taken is None:
+        _, steps = taken(run, b)
+        own = s - (len(run.x) - len(steps)) if together and saved.reverse else s
+        if not 0 <= own < len(steps):
             continue
+        step = steps[own]
         for n in range(N):
             after = [dh[n, b].tolist()]
             if len(before) == 2:
                 after.append([0.0] * before[1].shape[2] if dc is None else dc[n, b].tolist())
-            dstate, rows = _back(saved.cell, taken, tuple(after), weights)
+            dstate, rows = _back(saved.cell, step, tuple(after), weights)
             for half, row in zip(halves, rows, strict=True):
                 half[n, b] = row
-            if s == 0 or not taken.first:
+            if s == 0 or not step.first:
                 for part, row in zip(before, dstate, strict=True):
                     part[n, b] = row
     da_ih, da_hh, d_ih, d_hh = halves
     return before[0], before[1] if len(before) == 2 else None, da_ih, da_hh, d_ih, d_hh
 
 
-def _step(saved: Saved, s: int, b: int, together: bool) -> Step | None:
-    """Return a step of one row as it was taken; None if the row doesn't have it."""
-    steps = len(saved.y) if saved.lengths is None else int(saved.lengths[b])
-    if together and saved.reverse:
-        s -= len(saved.y) - steps
-    if not 0 <= s < steps:
-        return None
-    t, t_before = (steps - 1 - s, steps - s) if saved.reverse else (s, s - 1)
-    first = s == 0 or (saved.reset is not None and bool(saved.reset[t, b]))
-    states = (saved.y,) if saved.c is None else (saved.y, saved.c)
-    noise = StepNoise()
-    if saved.noise is not None:
-        dropout, kept = saved.noise.dropout, (saved.noise.kept_h, saved.noise.kept_c)
-        noise = StepNoise(
-            None if dropout is None else dropout[b].tolist(),
-            kept=tuple(None if mask is None else mask[t, b].tolist() for mask in kept),
-        )
-    return Step(
-        saved.x[t, b].tolist(),
-        tuple(part[b].tolist() for part in saved.state)
-        if first
-        else tuple(part[t_before, b].tolist() for part in states),
-        tuple(part[t, b].tolist() for part in states),
-        {name: gate[t, b].tolist() for name, gate in saved.gates.items()},
-        noise,
-        first,
-    )
-
-
 def _back(
-    cell: str, taken: Step, after: tuple[Row, ...], weights: Parameters
+    cell: str, step: Step, after: tuple[Row, ...], weights: Parameters
 ) -> tuple[tuple[Row, ...], tuple[Row, Row, Row, Row]]:
     """Return the gradients of the state before, and da_ih, da_hh, d_ih, d_hh."""
     # the gradients of the biases are those of p and q; where there are none, zeros are as good
     zeros = [0.0] * len(weights.weight_hh)
     with_biases = weights._replace(bias_ih=weights.bias_ih or zeros, bias_hh=weights.bias_hh or zeros)
     into = zeros_of(with_biases)
-    _, before = step_backward(cell, taken, after, with_biases, into)
+    _, before = step_backward(cell, step, after, with_biases, into)
     da_ih, da_hh = into.bias_ih, into.bias_hh
     assert da_ih is not None, "there are biases"
     assert da_hh is not None, "there are biases"
-    masked = dropped(taken.before[0], taken.noise.dropout)
-    d_ih = _unnormalised(taken.x, weights.weight_ih, weights.weight_ln_ih, da_ih)
+    masked = dropped(step.before[0], step.noise.dropout)
+    d_ih = _unnormalised(step.x, weights.weight_ih, weights.weight_ln_ih, da_ih)
     d_hh = _unnormalised(masked, weights.weight_hh, weights.weight_ln_hh, da_hh)
     return before, (da_ih, da_hh, d_ih, d_hh)
 

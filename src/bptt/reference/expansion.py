@@ -43,7 +43,8 @@ def terms(cell: str, run: Run, weights: Parameters, dy: Sequence) -> list[Term]:
         T (T + 1) / 2 of them.
     """
     result = []
-    states = [run.initial, *run.states]  # states[t][b] is (h_t, c_t)
+    # states[t][b] is (h_t, c_t)
+    states = [run.initial if run.begin is None else run.begin, *run.states]
     for i in range(1, len(run.x) + 1):
         # chain = dL_i/d(h_k, c_k), at first k = i: the loss of a step looks at its h alone
         chain: list[State] = [
