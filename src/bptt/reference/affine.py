@@ -82,7 +82,7 @@ def product_backward(matrix: Matrix, drow: Row) -> Row:
     Row
         (K,).
     """
-    return [dot(drow, list(column)) for column in zip(*matrix, strict=True)]
+    return product(transpose(matrix), drow)
 
 
 def transpose(matrix: Matrix) -> Matrix:
@@ -230,10 +230,8 @@ def affine_backward(x: Matrix, weight: Matrix, dy: Matrix) -> tuple[Matrix, Matr
     dweight = zeros_like(weight)
     dbias = [0.0 for _ in weight]
     for x_n, dy_n in zip(x, dy, strict=True):
-        for o, dy_no in enumerate(dy_n):
-            # dW_ok = sum over n of dy_no x_nk
-            for k, x_nk in enumerate(x_n):
-                dweight[o][k] += dy_no * x_nk
-            # db_o = sum over n of dy_no
-            dbias[o] += dy_no
+        # dW = sum over n of dy_n x_n^T
+        add_outer_to(dweight, dy_n, x_n)
+        # db = sum over n of dy_n
+        add_to(dbias, dy_n)
     return dx, dweight, dbias

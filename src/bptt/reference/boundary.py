@@ -102,8 +102,8 @@ def unroll(
     Raises
     ------
     ValueError
-        For another cell, weights that it does not have or that are packed for something else, rates of
-        zoneout without masks with `keep`.
+        For another cell, weights that it does not have or that are packed for something else, zoneout of c
+        in a cell that has none, rates of zoneout without masks with `keep`.
     TypeError
         For weights packed for the forward pass only with `keep`.
 

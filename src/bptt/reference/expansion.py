@@ -3,15 +3,14 @@
 Give every time step k a copy of the parameters of its own. The term (i, k) is the gradient of the loss of
 step i with respect to copy k; the gradient of the shared parameters is the sum over all i and all k <= i.
 Nothing here shares work between loss steps, which makes it slow (T (T + 1) / 2 backward steps) and an
-independent check of :func:`bptt.reference.bptt`. Source: docs/gradients.md, "Expansion" and "Truncation".
+independent check of :func:`bptt.reference.bptt`. Source: docs/gradients.md, "Expansion".
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from .affine import add_to
-from .records import Parameters, State, Step, rows_of, zeros_of
+from .records import Parameters, State, Step, zeros_of
 from .step import step_backward
 from .unroll import Run, Sequence, noise_at
 
@@ -60,28 +59,4 @@ def terms(cell: str, run: Run, weights: Parameters, dy: Sequence) -> list[Term]:
                 step = Step(x, before, after, gates, noise_at(run.noise, k - 1, b), k == 1)
                 _, chain[b] = step_backward(cell, step, chain[b], weights, term)
             result.append(Term(i, k, term))
-    return result
-
-
-def total(all_terms: list[Term], weights: Parameters, depth: int | None = None) -> Parameters:
-    """Sum of the terms, or of those with i - k < depth.
-
-    Parameters
-    ----------
-    all_terms : list of Term
-    weights : Parameters
-        For the shapes.
-    depth : int or None
-        None for all, K >= 1 to truncate.
-
-    Returns
-    -------
-    gradients : Parameters
-    """
-    # dL/dtheta |_K = sum over i, sum over k with 0 <= i - k < K, of term(i,k)
-    kept = [t.gradients for t in all_terms if depth is None or t.i - t.k < depth]
-    result = zeros_of(weights)
-    for gradients in kept:
-        for into, row in zip(rows_of(result), rows_of(gradients), strict=True):
-            add_to(into, row)
     return result

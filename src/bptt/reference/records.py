@@ -76,20 +76,3 @@ def zeros_of(weights: Parameters) -> Parameters:
         row(weights.weight_ln_ih),
         row(weights.weight_ln_hh),
     )
-
-
-def rows_of(parameters: Parameters) -> list[Row]:
-    """Return every row of every parameter that there is; the rows themselves, not copies.
-
-    Parameters
-    ----------
-    parameters : Parameters
-
-    Returns
-    -------
-    list of Row
-    """
-    p = parameters
-    vectors = (p.bias_ih, p.bias_hh, p.weight_ph, p.weight_ln_ih, p.weight_ln_hh)
-    projection = [] if p.weight_hr is None else p.weight_hr
-    return [*p.weight_ih, *p.weight_hh, *projection, *(row for row in vectors if row is not None)]

@@ -142,7 +142,9 @@ class Stepper:
         Parameters
         ----------
         x : ndarray
-            (B, I), or (B,) int64 token ids in [0, I). `out` is not taken.
+            (B, I), or (B,) int64 token ids in [0, I).
+        out : None
+            The kernels' place for h; not taken here.
 
         Returns
         -------
