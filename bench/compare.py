@@ -55,12 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_processes(arguments: Sequence[str], threads: Sequence[int], to: Path) -> int:
+def _in_processes(arguments: Sequence[str], threads: Sequence[int], folder: Path, to: Path) -> int:
     """Run this script once for each number of threads, which are fixed when a process starts.
 
-    Returns the exit status of the first that fails (it has said why), or 0.
+    Returns the exit status of the first that fails (it has said why), or 0. What each run writes is put in
+    ``folder``, and all of it together in ``to``.
     """
-    parts = [to.with_name(f"{to.name}.{count}") for count in threads]
+    parts = [folder / f"{count}.json" for count in threads]
     for count, part in zip(threads, parts, strict=True):
         # The last --threads and --json count.
         command = [sys.executable, __file__, *arguments, "--threads", str(count), "--json", str(part)]
@@ -68,8 +69,6 @@ def _in_processes(arguments: Sequence[str], threads: Sequence[int], to: Path) ->
         if status:
             return status
     results.merge(parts, to)
-    for part in parts:
-        part.unlink()
     return 0
 
 
@@ -78,7 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        threads = [machine.parse_threads(text) for text in options.threads.split(",")]
+        # each once: on one core "1,all" is the same twice
+        threads = list(dict.fromkeys(machine.parse_threads(text) for text in options.threads.split(",")))
         names = parse_choices("peers", options.peers, peers.NAMES)
         cases = parse_choices("cases", options.cases, CASES)
         dtypes = parse_choices("dtypes", options.dtypes, DTYPES)
@@ -90,16 +90,19 @@ def main(arguments: Sequence[str]) -> int:
             raise ValueError(
                 f"rounds, seconds: expected at least 1, above 0, got {options.rounds}, {options.seconds}"
             )
+        if options.json is not None and not options.json.parent.is_dir():  # not after a quarter of an hour
+            raise ValueError(f"json: expected a file in a folder that exists, got {str(options.json)!r}")
     except ValueError as error:
         parser.error(str(error))
-    with tempfile.TemporaryDirectory() as folder:
-        path = options.json or Path(folder) / "times.json"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = options.json or folder / "times.json"
         if len(threads) == 1 and machine.is_fixed(threads[0]):
             measure(
                 rows[threads[0]], names, path, allowance=lambda *_: options.seconds, rounds=options.rounds
             )
         else:
-            status = _in_processes(arguments, [count for count in threads if rows[count]], path)
+            status = _in_processes(arguments, [count for count in threads if rows[count]], folder, path)
             if status:
                 return status
         run = results.read(path)

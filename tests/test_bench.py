@@ -140,6 +140,11 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
         ),
         (("--dtypes", "float16"), "dtypes: expected words out of float32, float64, got float16"),
         (("--rounds", "0"), "rounds, seconds: expected at least 1, above 0, got 0, 0.6"),
+        (("--threads", "²"), "threads: expected 1 to "),
+        (
+            ("--json", "none/times.json"),
+            "json: expected a file in a folder that exists, got 'none/times.json'",
+        ),
     ],
 )
 def test_wrong_options(arguments: tuple[str, ...], message: str) -> None:
@@ -147,6 +152,27 @@ def test_wrong_options(arguments: tuple[str, ...], message: str) -> None:
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_number_of_threads_given_twice_is_measured_once(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    few = (
+        "--shapes",
+        "tiny",
+        "--cases",
+        "forward",
+        "--dtypes",
+        "float32",
+        "--cells",
+        "rnn",
+        "--peers",
+        "bptt",
+    )
+    quick = ("--rounds", "1", "--seconds", "0.001", "--json", path)
+    done = run(BENCH / "compare.py", "--threads", "1,1", *few, *quick)
+    assert done.returncode == 0, done.stderr
+    assert [m.threads for m in results.read(path).measurements] == [1]
+    assert list(tmp_path.iterdir()) == [path]  # what the processes write on the way is gone
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def parse_threads(text: str) -> int:
     cores = usable_cores()
     if text == "all":
         return cores
-    if not text.isdigit() or not 1 <= int(text) <= cores:
+    if not text.isdecimal() or not 1 <= int(text) <= cores:
         raise ValueError(f"threads: expected 1 to {cores} (the usable cores) or 'all', got {text!r}")
     return int(text)
 
