@@ -20,6 +20,7 @@ from pathlib import Path
 
 import shapes
 
+from bptt import checks
 from bptt.benchmark import machine, peers, results
 from bptt.benchmark.measure import measure
 from bptt.benchmark.rows import CASES, CELLS, DTYPES, parse_choices
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    cores = machine.usable_cores()
+    cores = checks.usable_cores()
     parser.add_argument(
         "--threads",
         default="1,2" if cores > 1 else "1",

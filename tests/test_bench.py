@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from bench_scripts import BENCH, importer, run
 
+from bptt import checks
 from bptt.benchmark import __main__ as minute
 from bptt.benchmark import machine, measure, peers, problem, results, rows, timing
 from bptt.benchmark.peers.base import Implementation
@@ -335,13 +336,13 @@ def test_the_minute(
 def test_a_process_with_fixed_threads() -> None:
     code = (
         "import os; from bptt.benchmark import machine; from bptt import checks; "
-        "print(machine.is_fixed(1), machine.usable_cores(), checks.default_threads(), os.environ['MARK'])"
+        "print(machine.is_fixed(1), checks.usable_cores(), checks.default_threads(), os.environ['MARK'])"
     )
-    cores = machine.usable_cores()
+    cores = checks.usable_cores()
     done = machine.run_fixed([sys.executable, "-c", code], 1, capture_output=True, env={"MARK": "here"})
     assert done.stdout.split()[0] == "True", done.stderr
     assert done.stdout.split()[2:] == ["1", "here"]
-    assert machine.usable_cores() == cores
+    assert checks.usable_cores() == cores
     assert not machine.is_fixed(cores + 1)
     if sys.platform == "linux":
         assert done.stdout.split()[1] == "1"

@@ -12,17 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bptt import kernels
+from bptt import checks, kernels
 from bptt.arrays import Weights
 from bptt.benchmark import pinned
 from bptt.benchmark.rows import FORWARD, STEP, Row, Task
 
 _MARK = "BPTT_BENCH_THREADS"
-
-
-def usable_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_threads(text: str) -> int:
@@ -33,7 +28,7 @@ def parse_threads(text: str) -> int:
     ValueError
         If it is no positive integer, or more than the usable cores.
     """
-    cores = usable_cores()
+    cores = checks.usable_cores()
     if text == "all":
         return cores
     if not text.isdecimal() or not 1 <= int(text) <= cores:

@@ -34,6 +34,7 @@ from bptt.checks.options import (
     resolve_backend,
     resolve_threads,
     seed,
+    usable_cores,
 )
 from bptt.checks.sequences import frame, lengths, reset, rows_to_reset, sequence
 from bptt.checks.states import state_parts
@@ -69,4 +70,5 @@ __all__ = [
     "seed",
     "sequence",
     "state_parts",
+    "usable_cores",
 ]

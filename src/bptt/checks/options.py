@@ -41,6 +41,11 @@ def resolve_backend(name: str) -> Backend:
     return reference
 
 
+def usable_cores() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def default_threads() -> int:
     """Return the thread count used where none is given; found out once in a process.
@@ -58,9 +63,7 @@ def default_threads() -> int:
         if not (given.isascii() and given.isdigit() and int(given) >= 1):
             raise ValueError(f"BPTT_NUM_THREADS: expected an integer of at least 1, got {given!r}")
         return int(given)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cores()
 
 
 def resolve_threads(threads: int | None) -> int:
