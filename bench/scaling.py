@@ -17,13 +17,14 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bptt.benchmark import machine, peers, problem, timing
+from bptt.benchmark.peers.base import Implementation
 from bptt.benchmark.results import duration, markdown
 from bptt.benchmark.rows import BACKWARD, CELLS, DTYPES, FORWARD, Shape, Task, parse_choices
 
@@ -58,40 +59,47 @@ def fit(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]
 
 
 def _time(
-    name: str,
-    cell: str,
-    case: str,
+    implementation: Implementation,
     over: str,
     fixed: Shape,
-    sizes: Sequence[int],
+    tasks: Mapping[int, Task],
     options: argparse.Namespace,
 ) -> Line:
-    implementation, threads = peers.load((name,))[0][name], int(options.threads)
+    name = implementation.name
     calls: dict[str, timing.Call] = {}
-    for size in sizes:
-        shape = fixed._replace(**{over: size})
-        numbers = problem.make(Task(case, shape, options.dtype, cell))
-        run = implementation.build(numbers, threads)
-        if shape.T * shape.B <= _CHECKED_ROWS:
+    for size, task in tasks.items():
+        numbers = problem.make(task)
+        run = implementation.build(numbers, int(options.threads))
+        if task.shape.T * task.shape.B <= _CHECKED_ROWS:
             problem.check(name, numbers, run)
         calls[str(size)] = run.call
     times = timing.rotate(calls, seconds=options.seconds, rounds=options.rounds, clock=time.process_time)
-    medians = [statistics.median(times[str(size)]) for size in sizes]
-    return Line(name, cell, case, over, fixed, list(sizes), medians)
+    medians = [statistics.median(times[str(size)]) for size in tasks]
+    task = next(iter(tasks.values()))
+    return Line(name, task.cell, task.case, over, fixed, list(tasks), medians)
 
 
-def _measure(options: argparse.Namespace) -> list[Line]:
-    """Time all lines in this process, whose threads are fixed."""
-    lines = []
+def _measure(options: argparse.Namespace) -> tuple[list[Line], list[str]]:
+    """Time all lines in this process, whose threads are fixed; say which could not be, and why."""
+    found, absent = peers.load(options.peers)
+    lines, missing = [], [f"absent: {name} ({reason})" for name, reason in absent.items()]
     for over in options.over:
         sizes = options.sizes or SIZES[over]
         others = [options.T] if over == "B" else options.B
         for other in others:
             fixed = Shape(other if over == "B" else 1, 1 if over == "B" else other, options.H, options.H)
-            for cell, case, name in itertools.product(options.cells, options.cases, options.peers):
-                print(f"{name} {cell} {case} over {over}", file=sys.stderr, flush=True)
-                lines.append(_time(name, cell, case, over, fixed, sizes, options))
-    return lines
+            for cell, case, name in itertools.product(options.cells, options.cases, found):
+                about = f"{name} {cell} {case} over {over}"
+                tasks = {
+                    size: Task(case, fixed._replace(**{over: size}), options.dtype, cell) for size in sizes
+                }
+                refused = next(filter(None, map(found[name].refuses, tasks.values())), None)
+                if refused is not None:
+                    missing.append(f"not run: {about}: {refused}")
+                    continue
+                print(about, file=sys.stderr, flush=True)
+                lines.append(_time(found[name], over, fixed, tasks, options))
+    return lines, missing
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -137,10 +145,11 @@ def draw(lines: Sequence[Line], about: str, target: Path) -> None:
 
 
 def _integers(name: str, text: str) -> list[int]:
+    """Read positive integers, each once, in ascending order."""
     parts = text.split(",")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"{name}: expected positive integers joined by commas, got {text!r}")
-    return [int(part) for part in parts]
+    return sorted({int(part) for part in parts})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,10 +182,11 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         options.cells = parse_choices("cells", options.cells, CELLS)
         options.cases = parse_choices("cases", options.cases, (FORWARD, BACKWARD))
         options.peers = parse_choices("peers", options.peers, peers.NAMES)
-        if options.sizes is not None and len(set(options.sizes)) < 3:
+        if options.sizes is not None and len(options.sizes) < 3:
             raise ValueError(f"sizes: expected at least 3 different ones, got {options.sizes}")
-        if min(options.T, options.H, options.rounds) < 1 or options.seconds <= 0:
-            raise ValueError("T, H, rounds, seconds: expected positive numbers")
+        positive = {name: getattr(options, name) for name in ("T", "H", "rounds", "seconds")}
+        if min(positive.values()) <= 0:
+            raise ValueError(f"{', '.join(positive)}: expected positive numbers, got {positive}")
         if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
             raise ValueError(f"picture: expected a name ending in .svg or .png, got {options.picture}")
     except ValueError as error:
@@ -185,7 +195,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the script; returns the exit status."""
+    """Run the script; returns the exit status: 1 if nothing could be measured."""
     options = _parse(_parser(), arguments)
     threads = int(options.threads)
     if not machine.is_fixed(threads):
@@ -193,14 +203,15 @@ def main(arguments: Sequence[str]) -> int:
         return machine.run_fixed(
             [sys.executable, __file__, *arguments, "--threads", str(threads)], threads
         ).returncode
-    lines = _measure(options)
+    lines, missing = _measure(options)
     about = ", ".join([*machine.describe().values(), options.dtype, f"{threads} thread{'s' * (threads > 1)}"])
     print(table(lines))
     print()
-    print("-", about)
-    if options.picture:
+    for note in (about, *missing):
+        print("-", note)
+    if lines and options.picture:
         draw(lines, about, options.picture)
-    return 0
+    return 0 if lines else 1
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_exponents(bench: Any) -> None:
 
 def test_scaling_over_both(tmp_path: Path) -> None:
     picture = tmp_path / "scaling.svg"
-    sizes = ("--cells", "rnn,gru", "--sizes", "2,4,8", "--T", "3", "--B", "2", "--H", "4")
+    sizes = ("--cells", "rnn,gru", "--sizes", "4,8,2,4", "--T", "3", "--B", "2", "--H", "4")
     done = run(BENCH / "scaling.py", *sizes, "--seconds", "0.001", "--rounds", "2", "--picture", picture)
     assert done.returncode == 0, done.stderr
     lines = [line.split(" | ") for line in done.stdout.splitlines() if "| bptt |" in line]
@@ -76,7 +76,33 @@ def test_scaling_over_both(tmp_path: Path) -> None:
         for cell in ("rnn", "gru")
         for case in ("forward", "forward backward")
     ]
+    assert all(cells[5].startswith("2: ") and cells[6].startswith("8: ") for cells in lines)
     assert picture.read_text().rstrip().endswith("</svg>")
+
+
+def test_scaling_of_what_cannot_be_measured() -> None:
+    # a frozen layer has no backward pass, and without a setup there is no option to do without
+    few = ("--over", "B", "--sizes", "1,2,3", "--T", "2", "--H", "4", "--seconds", "0.001", "--rounds", "1")
+    done = run(BENCH / "scaling.py", "--peers", "bptt-frozen", *few)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" | ")[1] for line in done.stdout.splitlines() if "bptt-frozen |" in line] == [
+        "forward"
+    ]
+    assert "- not run: bptt-frozen rnn forward_backward over B: has no backward pass" in done.stdout
+    done = run(BENCH / "scaling.py", "--peers", "bptt-without-option", *few, "--picture", "never.svg")
+    assert done.returncode == 1
+    assert done.stdout.count("- not run: bptt-without-option rnn ") == 2
+    assert not (BENCH.parent / "never.svg").exists()
+
+
+def test_scaling_of_absent_peers(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaling = bench("scaling")
+    monkeypatch.setattr(scaling.machine, "is_fixed", lambda threads: True)
+    monkeypatch.setattr(scaling.peers, "load", lambda names: ({}, {"jax": "No module named 'jax'"}))
+    assert scaling.main(["--peers", "jax"]) == 1
+    assert "- absent: jax (No module named 'jax')" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -90,7 +116,12 @@ def test_scaling_over_both(tmp_path: Path) -> None:
         ("scaling.py", ("--sizes", "1,2"), "sizes: expected at least 3 different ones, got [1, 2]"),
         ("scaling.py", ("--sizes", "1,x"), "sizes: expected positive integers joined by commas, got '1,x'"),
         ("scaling.py", ("--picture", "a.pdf"), "picture: expected a name ending in .svg or .png, got a.pdf"),
-        ("scaling.py", ("--rounds", "0"), "T, H, rounds, seconds: expected positive numbers"),
+        (
+            "scaling.py",
+            ("--rounds", "0"),
+            "T, H, rounds, seconds: expected positive numbers, got "
+            "{'T': 100, 'H': 64, 'rounds': 0, 'seconds': 0.5}",
+        ),
         ("baseline.py", ("none.json",), "No such file or directory: 'none.json'"),
         ("baseline.py", ("bench/baseline.json",), "expected a JSON file written by this suite"),
     ],
