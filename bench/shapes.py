@@ -168,7 +168,7 @@ SELECTIONS: dict[str, tuple[Shape, ...]] = {
 # Parts of the bars.
 _PARTS: dict[str, tuple[Row, ...]] = {
     "bars": BARS,
-    "short": tuple(row for row in BARS if row.task.shape in _SHORT),
+    "short": tuple(row for row in BARS if row.ours == "bptt-frozen"),
     "ragged": tuple(row for row in BARS if row.task.setup == "ragged"),
     "options": tuple(row for row in BARS if row.task.setup in OPTIONS),
 }

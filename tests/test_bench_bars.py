@@ -192,6 +192,7 @@ def test_selections(bench: Any) -> None:
         f"lstm {setup}" for setup in ("dropout", "recurrent_dropout", "zoneout", "layer_norm")
     }
     assert not select("options", 1, cells=("gru",))
+    assert {(row.task.case, row.over) for row in select("short", 1)} == {("forward", "onnxruntime")}
     tiny = select("tiny:stack", 1, dtypes=("float32",), cells=("gru",))
     assert [str(row.task) for row in tiny] == [
         "gru stack forward 3,2,3,5 float32",
