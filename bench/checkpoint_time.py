@@ -4,9 +4,9 @@
     python bench/checkpoint_time.py --cells lstm --share 0.1 --shape 2000,8,128,128
 
 The budget is what the pass needs whatever its length (packed weights, their gradients, working memory) and
-that share of what a plain tape of this shape keeps. Both ways take turns in one process, with all gradients
-wanted; the ratio is the median over the rounds. Forward passes: over how many steps the schedule runs
-forward, in lengths of the sequence; a plain pass runs over 1.
+that share of what a plain tape of this shape keeps. Both ways take turns in one process, pinned to a core,
+with all gradients wanted; the ratio is the median over the rounds. Forward passes: over how many steps the
+schedule runs forward, in lengths of the sequence; a plain pass runs over 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ def plan(layer: Any, cell: str, shape: Shape, share: float) -> tuple[int, float]
     """Return the budget in bytes, and over how many lengths of the sequence its schedule runs forward."""
     bounds = np.array(kernels.chunk_bounds(shape.T, shape.B)[::-1], np.int64)
     now = budget.Situation(
-        shape.T, shape.B, 4, False, False, False, layer._rates, False, len(bounds) - 1, threads=1
+        steps=shape.T,
+        batch=shape.B,
+        itemsize=4,
+        tokens=False,
+        ragged=False,
+        reset=False,
+        rates=layer._rates,
+        copied=False,
+        chunks=len(bounds) - 1,
+        threads=1,
     )
     costs = budget.costs(layer._structure, now)
     room = int(share * tape_bytes(cell, shape))
@@ -73,15 +82,24 @@ def main(arguments: Sequence[str]) -> int:
     try:
         shape = Shape.parse(options.shape)
         cells = parse_choices("cells", options.cells, CELLS)
+        if options.rounds < 1 or options.share <= 0:
+            raise ValueError(
+                f"rounds, share: expected at least 1, above 0, got {options.rounds}, {options.share}"
+            )
     except ValueError as error:
         parser.error(str(error))
+    if not machine.is_fixed(1):
+        return machine.run_fixed([sys.executable, __file__, *arguments], 1).returncode
     lines = []
     for cell in cells:
         layer = made(cell, shape.I, shape.H)
         memory, forward = plan(layer, cell, shape, options.share)
         runs = _passes(layer, shape, memory)
-        for run in runs:
-            run()
+        try:
+            for run in runs:
+                run()
+        except ValueError as error:  # the share is too small for this shape
+            parser.error(f"share {options.share}: {error}")
         times = [[_seconds(run) for run in runs] for _ in range(options.rounds)]
         plain, within = (median(own) for own in zip(*times, strict=True))
         ratio = median(b / a for a, b in times)

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import peak
+from memory import held
 from numpy.lib.format import open_memmap
 
 from bptt.benchmark import machine
 from bptt.benchmark.results import markdown
-from bptt.benchmark.rows import CELLS, Shape, parse_choices
+from bptt.benchmark.rows import BACKWARD, CELLS, Shape, Task, parse_choices
 from bptt.description import LAYERS
-from bptt.structure import GATES
 
 BAR = 1.1
 WAYS = ("budget", "plain", "torch")
@@ -37,8 +37,8 @@ WAYS = ("budget", "plain", "torch")
 
 def tape_bytes(cell: str, shape: Shape) -> int:
     """Count what a plain tape keeps of every step: h, of an LSTM gates and c, of a GRU gates and a part."""
-    T, B, _, H = shape
-    return T * B * H * (1 + (0 if cell == "rnn" else GATES[cell] + (GATES[cell] == 3) + (cell == "lstm"))) * 4
+    parts = held(Task(BACKWARD, shape, cell=cell))
+    return parts["y"] + parts["kept"]
 
 
 def made(cell: str, I: int, H: int) -> Any:

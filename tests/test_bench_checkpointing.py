@@ -76,3 +76,18 @@ def test_the_time_beside_a_plain_pass():
     for row in rows[2:]:
         assert 1 <= float(row[3]) < 3  # how often it runs forward
         assert float(row[6]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rounds", "0"), "rounds, share: expected at least 1, above 0, got 0, 0.05"),
+        (("--share", "0"), "rounds, share: expected at least 1, above 0, got 9, 0.0"),
+        (("--shape", "100,2,8,8", "--share", "0.01"), "share 0.01: memory: expected at least "),
+    ],
+)
+def test_bad_options_of_the_time(options, message):
+    done = run(BENCH / "checkpoint_time.py", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
