@@ -10,6 +10,7 @@ registers and no multiply-add.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,10 @@ def loops(code: list[tuple[int, str]]) -> Iterator[list[str]]:
 
 def main(variant: str) -> int:
     """Print the loops of the tile and return the exit code."""
+    if variant not in bptt.kernels.available():
+        sys.exit(f"variant: expected one of {', '.join(bptt.kernels.available())}, got {variant!r}")
+    if shutil.which("objdump") is None:
+        sys.exit("objdump: not found; it is part of binutils")
     path = import_module(f"bptt.kernels._{variant}").__file__
     assert path is not None
     spilled = found = 0

@@ -177,15 +177,34 @@ def test_a_number_of_threads_given_twice_is_measured_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"benchmarks": []}', '{"machine_info": {}, "benchmarks": []}']
+    "content",
+    [
+        "",
+        "[]",
+        "\xff",
+        '{"benchmarks": []}',
+        '{"machine_info": {}, "benchmarks": []}',
+        '{"machine_info": {"bench": {}}, "benchmarks": [{"extra_info": {"case": "forward"}, "stats": []}]}',
+    ],
 )
 def test_report_of_a_foreign_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "foreign.json"
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     result = run(BENCH / "report.py", path)
     assert result.returncode == 2
     assert "expected a JSON file written by this suite" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_of_what_is_not_measured_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    row = rows.Row(rows.Task("sideways", rows.Shape(3, 2, 3, 5)))
+    limits = {"fma_peak": 1e9, "read_bandwidth": None}
+    info = results.extra_info(row, "bptt", "0", limits=limits, error=0.5, machine={})
+    account: dict[str, Any] = {"machine": {}, "versions": {}, "absent": {}, "refused": {}}
+    results.write(path, [results.as_benchmark(row.group, info, [1.0])], account)
+    with pytest.raises(ValueError, match=r"old.json: expected .* got ValueError\(\"case 'sideways'\"\)"):
+        results.read(path)
 
 
 def _results(case: str, cell: str = "rnn") -> tuple[problem.Problem, dict[str, Any]]:

@@ -118,7 +118,7 @@ def tolerance(name: str, task: Task) -> float:
 
 
 def _check_masks(where: str, task: Task, masks: truth.Masks) -> None:
-    """Raise unless the setup's masks are there, and leave out as much as they should; others must not be."""
+    """Raise unless the setup's masks are there, and no others, and leave out as much as they should."""
     setup = task.options
     rates = {
         "dropout": setup.dropout,
@@ -129,7 +129,8 @@ def _check_masks(where: str, task: Task, masks: truth.Masks) -> None:
     for name, rate in rates.items():
         drawn = getattr(masks, name)
         if (drawn is None) != (rate == 0):
-            raise DisagreementError(f"{where}: {name}: expected masks at a rate of {rate}, got {drawn}")
+            got = "none" if drawn is None else "some"
+            raise DisagreementError(f"{where}: {name}: expected masks at a rate of {rate}, got {got}")
         if drawn is not None:
             ones = np.ravel(drawn) != 0  # all layers and directions alike
             share = float(np.mean(ones if name.startswith("zoneout") else ~ones))

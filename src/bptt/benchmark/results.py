@@ -10,24 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bptt.benchmark.peers import PEERS
+from bptt.benchmark.peers import OWN, PEERS
 from bptt.benchmark.rows import CASES, CELLS, DTYPES, SETUPS, STEP, Row, Shape, Task, group_name, step_allowed
 
-COLUMNS = (
-    "bptt",
-    "bptt-frozen",
-    "bptt-1-thread",
-    "bptt-default-threads",
-    "bptt-without-option",
-    *PEERS,
-    "reference",
-)
+COLUMNS = (*(name for name in OWN if name != "reference"), *PEERS, "reference")
 NOTHING = "–"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The median and the least time of one implementation on one problem."""
+    """Median, 99th percentile and least time in seconds of one implementation on one problem, and the limits.
+
+    The limits, measured beside it, are those of `machine.limits`.
+    """
 
     task: Task
     threads: int
@@ -155,12 +150,15 @@ def read(path: Path) -> Run:
         about = content["machine_info"]["bench"]
         measurements = [_measurement(entry) for entry in content["benchmarks"]]
         return Run(measurements, about["machine"], about["versions"], about["absent"], about["refused"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected a JSON file written by this suite, got {error!r}") from error
 
 
 def _measurement(entry: Mapping[str, Any]) -> Measurement:
     info, stats = entry["extra_info"], entry["stats"]
+    for name, known in (("case", CASES), ("dtype", DTYPES), ("cell", CELLS), ("setup", SETUPS)):
+        if info[name] not in known:
+            raise ValueError(f"{name} {info[name]!r}")
     return Measurement(
         Task(info["case"], Shape(*info["shape"]), info["dtype"], info["cell"], info["setup"]),
         info["threads"],

@@ -13,6 +13,8 @@ Clock = Callable[[], float]
 
 # Calls shorter than this are timed several together: the clock itself takes about 0.05 us.
 _SHORTEST = 20e-6
+# Calls before each block, for so long: another implementation has had the caches. A call that is longer than
+# _LONG warms up by itself.
 _WARM_UP = 1e-3
 _LONG = 5e-3
 
