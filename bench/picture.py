@@ -101,7 +101,7 @@ def draw(run: Run, target: Path) -> None:
         If the run has no square float32 problem with B=1 or B=32, or the file's ending is neither.
     """
     if target.suffix not in (".svg", ".png"):
-        raise ValueError(f"picture: expected a name ending in .svg or .png, got {target}")
+        raise ValueError(f"expected a name ending in .svg or .png, got {target}")
     threads = min((m.threads for m in run.measurements), default=1)
     chosen = _lines(run, threads)
     if not chosen:

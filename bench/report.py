@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1 if options.picture else 0
     try:
         picture.draw(run, target)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"picture: not drawn, {error}", file=sys.stderr)
         return 1 if options.picture else 0
     print(f"picture: {target}", file=sys.stderr)

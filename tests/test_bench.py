@@ -108,6 +108,9 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
         assert sum(line.startswith(f"| {cell} | single step | float32 | 1 | 1,") for line in lines) == 3
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert run(BENCH / "report.py", path).returncode == 0
+    nowhere = run(BENCH / "report.py", path, "--picture", tmp_path / "none" / "times.svg")
+    assert nowhere.returncode == 1
+    assert "picture: not drawn, [Errno 2] No such file or directory" in nowhere.stderr
     drawn = path.with_suffix(".svg").read_text()
     assert drawn.rstrip().endswith("</svg>")
 
