@@ -12,7 +12,7 @@ import pytest
 from bptt import reference
 
 FOLDER = Path(reference.__file__).parent
-INNER = ("affine", "cells", "elman", "expansion", "gru", "losses", "lstm", "normalise")
+INNER = ("affine", "algebra", "cells", "elman", "expansion", "gru", "losses", "lstm", "normalise")
 INNER += ("preactivations", "records", "step", "sweep", "unroll")
 #: What takes arrays.
 OUTER = ("back", "boundary", "conversion", "readout", "stepper")

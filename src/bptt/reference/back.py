@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import conversion
-from .affine import Row, multiply
+from .algebra import Row, multiply
 from .boundary import as_run
 from .normalise import normalise_backward
 from .preactivations import dropped, input_product
@@ -20,7 +20,7 @@ from .unroll import taken
 
 if TYPE_CHECKING:
     from ..arrays import Array
-    from .affine import Matrix
+    from .algebra import Matrix
     from .boundary import Saved
 
 

@@ -5,7 +5,7 @@ Source: docs/equations.md, "Forward" and "Backward".
 
 from __future__ import annotations
 
-from .affine import Row
+from .algebra import Row
 from .cells import activation, through
 from .preactivations import preactivations, preactivations_backward
 from .records import Gates, Input, Parameters, State, Step

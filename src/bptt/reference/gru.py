@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .affine import Row, add, add_to, multiply
+from .algebra import Row, add, add_to, multiply
 from .cells import derivative, sigmoid
 from .preactivations import (
     dropped,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .affine import Matrix, Row, ascending_sum
+from .algebra import Matrix, Row, ascending_sum
 from .cells import relu, sigmoid
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from .affine import Row, add, add_outer_to, add_to, multiply, product, product_backward
+from .algebra import Row, add, add_outer_to, add_to, multiply, product, product_backward
 from .cells import derivative, sigmoid
 from .preactivations import preactivations, preactivations_backward
 from .records import Gates, Input, Parameters, State, Step

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from .affine import Row, ascending_sum, dot
+from .algebra import Row, ascending_sum, dot
 
 #: What is added to the variance, so that a constant row divides by no zero.
 EPSILON = 1e-5

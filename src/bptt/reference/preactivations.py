@@ -7,7 +7,7 @@ Source: docs/equations.md, "Forward", "Layer normalisation".
 
 from __future__ import annotations
 
-from .affine import Matrix, Row, add, add_outer_to, add_to, dot, multiply, product_backward
+from .algebra import Matrix, Row, add, add_outer_to, add_to, dot, multiply, product_backward
 from .normalise import normalise, normalise_backward
 from .records import Input, Parameters, Step
 

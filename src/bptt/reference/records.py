@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .affine import Matrix, Row, zeros_like
+from .algebra import Matrix, Row, zeros_like
 
 #: One batch row of input: (I,) floats, or the token id of a one-hot row.
 Input = Row | int

@@ -6,7 +6,7 @@ Source: docs/equations.md, "Dropout and zoneout".
 from __future__ import annotations
 
 from . import elman, gru, lstm
-from .affine import Row, add
+from .algebra import Row, add
 from .records import Gates, Input, Parameters, State, Step, StepNoise
 
 

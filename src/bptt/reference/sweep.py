@@ -5,7 +5,7 @@ Source: docs/equations.md, "Backward", "Lengths", "Resets"; docs/gradients.md, "
 
 from __future__ import annotations
 
-from .affine import Row, add, dot
+from .algebra import Row, add, dot
 from .records import Parameters, State, Step, zeros_of
 from .step import step_backward
 from .unroll import Run, Sequence, starts, taken, zeros_of_state

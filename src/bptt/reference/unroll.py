@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .affine import Matrix, zeros_like
+from .algebra import Matrix, zeros_like
 from .cells import GATES
 from .records import Gates, Input, Parameters, State, Step, StepNoise
 from .step import step
