@@ -202,3 +202,14 @@ class Backend(Protocol):
     ) -> tuple[Array, Array, Array]:
         """Return dx (N, K), dW (O, K) and db (O,)."""
         ...
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,  # (N, O)
+        targets: Tokens,  # (N,) class ids in [0, O), or `ignore_index`
+        *,
+        ignore_index: int | None = None,
+        threads: int = 1,
+    ) -> tuple[float, int, Array]:
+        """Return the sum over rows not ignored, their number, and dlogits (N, O), zero in ignored rows."""
+        ...

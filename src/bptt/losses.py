@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +137,7 @@ def softmax_cross_entropy(
     ignore_index = check_ignore_index(ignore_index)
     ids = check_target("softmax_cross_entropy", target, s.shape, s.dtype, ignore_index=ignore_index)
     rows = np.ascontiguousarray(s).reshape(-1, s.shape[-1])  # (N, O)
-    ground: Any = checks.resolve_backend(backend)
+    ground = checks.resolve_backend(backend)
     total, count, ds = ground.softmax_cross_entropy(
         rows, ids.reshape(-1), ignore_index=ignore_index, threads=checks.resolve_threads(threads)
     )
