@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
+from bench_scripts import BENCH
 from hypothesis import settings
 
 # The same examples in every run; a loaded machine is not a failure.
@@ -27,3 +32,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 def dtype(request: pytest.FixtureRequest) -> type:
     """Each precision."""
     return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Give a function that imports a script of the bench, which is forgotten after the test."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+    yield import_module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(BENCH)):
+            del sys.modules[name]

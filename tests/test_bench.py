@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_scripts import BENCH, importer, run
+from bench_scripts import BENCH, run
 
 from bptt import checks
 from bptt.benchmark import __main__ as minute
@@ -24,13 +23,6 @@ from bptt.benchmark import machine, measure, peers, problem, results, rows, timi
 from bptt.benchmark.peers.base import Implementation
 
 PEERS = {"numpy", "torch", "onnxruntime", "jax"}
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an importer of the bench's scripts, which see only this test."""
-    with importer(monkeypatch) as bench:
-        yield bench
 
 
 @pytest.fixture(scope="module")

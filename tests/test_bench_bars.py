@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from bench_scripts import importer
 
 from bptt.benchmark import results, rows
 from bptt.benchmark.rows import Shape, Task
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an importer of the bench's scripts, which see only this test."""
-    with importer(monkeypatch) as bench:
-        yield bench
 
 
 def test_operations_of_one_layer() -> None:

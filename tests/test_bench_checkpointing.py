@@ -4,16 +4,9 @@ import re
 import sys
 
 import pytest
-from bench_scripts import BENCH, importer, run
+from bench_scripts import BENCH, run
 
 from bptt.benchmark.rows import Shape
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """Return an importer of the bench's scripts, which see only this test."""
-    with importer(monkeypatch) as give:
-        yield give
 
 
 def test_arithmetic(bench):

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_scripts import BENCH, importer, run
+from bench_scripts import BENCH, run
 
 from bptt.benchmark import results, rows
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an importer of the bench's scripts, which see only this test."""
-    with importer(monkeypatch) as bench:
-        yield bench
 
 
 @pytest.mark.parametrize(("cell", "T"), [("rnn", 10_000), ("lstm", 2000), ("gru", 2000)])
