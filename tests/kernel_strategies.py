@@ -11,6 +11,8 @@ from bptt import kernels
 
 #: Whole vectors, panels and blocks of the tile, one less and one more.
 EDGES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 70]
+#: Hidden units: every width up to more than a panel, and some about the edges of wider ones.
+WIDTHS = st.sampled_from([*range(1, 71), 95, 96, 97, 127, 128, 129, 144, 150, 176, 192, 200])
 #: Numbers in a normalised row, and columns behind it: of fewer, little but rounding may be left.
 LEAST_NORMALISED = 8
 

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_problems import differing, extras, forward, of_rows, problem, results, same
-from kernel_strategies import CELLS, DTYPES, features_for
+from kernel_strategies import CELLS, DTYPES, WIDTHS, features_for
 
 from bptt import kernels
 
 pytestmark = pytest.mark.kernels
 
-WIDTHS = st.sampled_from([*range(1, 71), 95, 96, 97, 127, 128, 129, 144, 150, 176, 192, 200])
 #: Results that have a row for each sequence.
 OF_ROWS = ("y", "h_n", "c_n", "x", "h_0", "c_0")
 
