@@ -197,7 +197,7 @@ def follow(backend: str, quick: bool) -> None:
     for alpha in (0.2, 0.4, 0.6, 0.8):  # the best of the classical filters, chosen on the test set itself
         estimate = np.zeros_like(test_reading)
         for t in range(60):
-            estimate[t] = alpha * test_reading[t] + (1 - alpha) * estimate[t - 1]
+            estimate[t] = alpha * test_reading[t] + (1 - alpha) * estimate[t - 1]  # estimate[-1] is still 0
         smooth[alpha] = rmse(estimate)
     rows = [
         ("the reading itself", rmse(test_reading)),
