@@ -187,22 +187,17 @@ def test_a_parameter_under_anothers_name(backend):
 # ------------------------------------------------------------------------------------- check_finite
 
 
-def infinite(layer, name):
-    """Give a layer a parameter that makes all it reaches infinite or NaN."""
-    layer.parameters[name][...] = np.nan
-
-
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_check_finite_names_the_layer(backend, bidirectional):
     layer = make("RNN", num_layers=3, bidirectional=bidirectional, backend=backend)
     q = problem(layer)
     reverse = "_reverse" if bidirectional else ""
-    infinite(layer, f"weight_hh_l1{reverse}")
+    layer.parameters[f"weight_hh_l1{reverse}"][...] = np.nan
     message = "y of layer 1: expected finite values, got nan at time step 0, batch row 0"
     for call in (layer, layer.record, layer.freeze()):
         with raises(FloatingPointError, message):
             call(q.x, q.h_0, check_finite=True)
-    infinite(layer, f"weight_hh_l0{reverse}")
+    layer.parameters[f"weight_hh_l0{reverse}"][...] = np.nan
     with raises(FloatingPointError, message.replace("layer 1", "layer 0")):
         layer(q.x, q.h_0, check_finite=True)
     q.h_0[-1, 1] = np.inf
