@@ -60,10 +60,8 @@ def test_the_default_text(tmp_path):
     assert int(out["steps"]) > 0
 
 
-def test_seconds_include_the_last_validation(tmp_path, text):
-    before = time.monotonic()
+def test_seconds_end_a_run(tmp_path, text):
     out = results(run("train", text, *TINY, "--seconds", 1, "--quiet", cwd=tmp_path).stdout)
-    assert time.monotonic() - before > 1
     assert 0.5 < float(out["seconds"]) < 3
 
 
@@ -97,7 +95,7 @@ def test_options_change_the_model(tmp_path, text, model, options):
     assert ours[name].shape == tensors[name].shape
     assert training["steps"] == 60
     if options == ("--backend", "reference"):
-        np.testing.assert_allclose(ours[name], tensors[name], atol=1e-3)
+        np.testing.assert_allclose(ours[name], tensors[name], atol=1e-5)  # rounding, after 60 updates
     else:
         assert not np.array_equal(ours[name], tensors[name])
 
@@ -132,7 +130,7 @@ def test_resuming_gives_the_bits_of_an_uninterrupted_run(tmp_path, text, optimiz
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_command_it_names_goes_on(tmp_path, number):
     (tmp_path / "my text").write_text(default_corpus()[:40_000], encoding="utf-8")
-    options = ("my text", *TINY, "--epochs", "3")
+    options = ("my text", *TINY, "--epochs", "6")  # many times the pause below
     process = subprocess.Popen(
         command("train", *options, "--out", "half"),
         cwd=tmp_path,

@@ -158,7 +158,7 @@ class TestInfo:
             "bias": "True",
         }.items() <= told.items()
 
-    def test_no_model(self, tmp_path, text):
+    def test_no_model(self, tmp_path):
         assert refused("info", "none", cwd=tmp_path) == "none: No such file or directory"
         (tmp_path / "empty").touch()
         assert refused("info", "empty", cwd=tmp_path).startswith("empty: expected a safetensors file, got ")
@@ -170,7 +170,7 @@ class TestInfo:
         )
 
 
-def test_a_bidirectional_network_is_no_character_model(tmp_path, text):
+def test_a_bidirectional_network_is_no_character_model(tmp_path):
     network = Network(GRU(2, 3, bidirectional=True), Linear(6, 2))
     save_model(tmp_path / "m", network, extra_metadata={"vocabulary": ["a", "b"]})
     message = refused("sample", "m", cwd=tmp_path)

@@ -74,12 +74,12 @@ def test_the_shortest_text(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 def test_no_permission(tmp_path):
-    """Root reads and writes everything, so the refusal comes from a stand-in for os.open's answer there."""
+    """Root may read and write everything, so what reads or writes is replaced by a function that refuses."""
     (tmp_path / "t").write_text("x" * 3000)
     script = (
-        "import io, os, sys, tempfile\n"
+        "import sys, tempfile\n"
         "def refuse(path, *a, **k): raise PermissionError(13, 'Permission denied', str(path))\n"
-        "from bptt import cli, commands\n"
+        "from bptt import cli\n"
         "from pathlib import Path\n"
         "if sys.argv[1] == 'read': Path.read_bytes = refuse\n"
         "else: tempfile.NamedTemporaryFile = lambda dir, prefix: refuse(dir)\n"
@@ -269,6 +269,5 @@ def test_resume_refuses_other_settings_and_another_text(tmp_path, text, model):
     assert message == "--steps-per-chunk: expected 16 as in the run to resume, got 64"
     message = refused("train", "--resume", model, "--out", "x", cwd=tmp_path)
     assert "expected the text that this run was trained on (4,000 characters), got another" in message
-    run(
-        "train", text, "--resume", model, *TINY, "--lr", 2e-3, "--out", "x", "--quiet", cwd=tmp_path
-    )  # all as before
+    same = (*TINY, "--lr", 2e-3)  # told again
+    run("train", text, "--resume", model, *same, "--out", "x", "--quiet", cwd=tmp_path)
