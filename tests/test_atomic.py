@@ -153,6 +153,15 @@ class TestAtomicWrite:
             write_atomically(tmp_path, b"")
         assert leftovers(tmp_path) == []
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    def test_a_pipe_stays_one(self, path):
+        os.mkfifo(path)
+        expected = "expected a regular file, got a device or a pipe"
+        with raises(OSError, f"[Errno {errno.EINVAL}] {expected}: {str(path)!r}"):
+            write_atomically(path, b"new")
+        assert leftovers(path.parent) == [path.name]
+        assert stat.S_ISFIFO(path.stat().st_mode)
+
     def test_no_such_folder(self, tmp_path):
         path = tmp_path / "no" / "model"
         with raises(FileNotFoundError, f"[Errno {errno.ENOENT}] No such file or directory: {str(path)!r}"):

@@ -16,7 +16,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     Parameters
     ----------
     path : str or path
-        Where to.  A directory is refused, a symbolic link followed.
+        Where to.  A directory, a device or a pipe is refused, a symbolic link followed.
     content : bytes
         What.
 
@@ -29,18 +29,20 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     try:
-        mode = stat.S_IMODE(os.stat(target).st_mode)
+        mode = os.stat(target).st_mode
     except FileNotFoundError:
         mode = None
-    if os.path.isdir(target):
+    if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), shown)
+    if mode is not None and not stat.S_ISREG(mode):  # the rename would put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, "expected a regular file, got a device or a pipe", shown)
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), shown)
     temporary = os.path.join(folder, f".bptt-{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             if mode is not None:
-                os.chmod(temporary, mode)
+                os.chmod(temporary, stat.S_IMODE(mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
