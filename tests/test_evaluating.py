@@ -58,6 +58,22 @@ class TestEvaluate:
         parts = ((x[:, part], targets[:, part]) for part in (slice(0, 1), slice(1, 6)))
         assert network.evaluate(parts)["loss"] == pytest.approx(network.loss(x, targets), rel=1e-14)
 
+    def test_no_other_threads_than_asked_for(self, backend, monkeypatch):
+        network = small(backend)
+        x, targets = problem(network)
+
+        def refuse():
+            raise AssertionError("the default was asked for")
+
+        monkeypatch.setattr("bptt.checks.options.default_threads", refuse)
+        network.evaluate(x, targets, threads=1)
+        network.fit(x, targets, validation_data=(x, targets), threads=1, progress=False)
+        network.loss(x, targets, threads=1)
+        network.loss_and_gradients(x, targets, threads=1)
+        network.predict(x, threads=1)
+        with pytest.raises(AssertionError, match="the default was asked for"):
+            network.evaluate(x, targets)
+
     def test_nothing(self, backend):
         result = small(backend).evaluate(np.zeros((4, 0, 2)), np.zeros((4, 0), int))
         assert math.isnan(result["loss"])

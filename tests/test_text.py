@@ -184,6 +184,11 @@ def test_bits_per_character_predicts_each_character_once(count):
     assert bits_per_character(network, tokens) == pytest.approx(total / terms, rel=1e-12)
 
 
+def test_bits_per_character_asks_for_no_other_threads(monkeypatch):
+    monkeypatch.setattr("bptt.checks.options.default_threads", lambda: pytest.fail("asked for"))
+    assert bits_per_character(character_network(5), np.arange(700) % 5, threads=1) > 0
+
+
 def test_bits_per_character_needs_a_prediction():
     with pytest.raises(ValueError, match="at least 2, got 1"):
         bits_per_character(character_network(4), np.zeros(1, np.int64))

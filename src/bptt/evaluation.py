@@ -27,7 +27,7 @@ def evaluate(
     truncation : int or None
         Time steps computed at a time, which bounds memory and changes no result.
     threads : int or None
-        Threads of the kernels.
+        How many threads may share the work; None for the default.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def evaluate(
             x, targets, ragged = outward(network, chunk)
             if targets is not None:
                 s, y, state = network._terms(x, targets, state, **ragged, threads=threads)
-                total += objective(s, y, reduction="sum")[0]
+                total += objective(s, y, reduction="sum", threads=threads)[0]
                 count += objective.count(y)
                 right += objective.right(s, y) if objective.has_accuracy else 0
             else:

@@ -282,6 +282,11 @@ def bits_per_character(network: Network, tokens: Tokens, *, threads: int | None 
     -------
     float
         Bits per character.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two tokens.
     """
     terms = len(tokens) - 1
     if terms < 1:
@@ -313,7 +318,7 @@ def _summed_loss(
 ) -> tuple[float, Any]:
     """Sum of the losses in nats over a piece (T, B) of the streams, and the state after it."""
     logits, state = network(inputs, state, threads=threads)
-    return network.objective(logits, targets, reduction="sum")[0], state
+    return network.objective(logits, targets, reduction="sum", threads=threads)[0], state
 
 
 def continue_text(
