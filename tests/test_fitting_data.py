@@ -78,7 +78,11 @@ class TestErrors:
             ({"seed": -1}, ValueError, "seed: expected an integer of at least 0, got -1"),
             ({"progress": 1}, TypeError, "progress: expected True or False, got 1"),
             ({"threads": 0}, ValueError, "threads: expected an integer of at least 1, got 0"),
-            ({"optimizer": "adam"}, TypeError, "optimizer: expected SGD, Adam or AdamW, got str"),
+            (
+                {"optimizer": "adam"},
+                TypeError,
+                "optimizer: expected an object of SGD, Adam or AdamW, got str",
+            ),
             (
                 {"callbacks": print},
                 TypeError,
@@ -88,6 +92,16 @@ class TestErrors:
                 {"callbacks": [1]},
                 TypeError,
                 "callbacks: expected a sequence of callables, got something else",
+            ),
+            (
+                {"callbacks": None},
+                TypeError,
+                "callbacks: expected a sequence of callables, got something else",
+            ),
+            (
+                {"optimizer": SGD},
+                TypeError,
+                "optimizer: expected an object of SGD, Adam or AdamW, got the class SGD",
             ),
             (
                 {"validation_data": (1,)},

@@ -128,6 +128,12 @@ class TestCallbacks:
         assert reports[0].network is network
         assert reports[0].optimizer is optimizer
 
+    def test_of_an_iterator_are_told(self, backend):
+        network = small(backend)
+        reports = []
+        network.fit(*data_set(network), epochs=2, callbacks=iter([reports.append]))
+        assert [report.epoch for report in reports] == [1, 2]
+
     @pytest.mark.parametrize("answer", [True, np.True_])
     def test_may_stop(self, answer, backend):
         network = small(backend)

@@ -74,11 +74,14 @@ def fit(
     patience = None if early_stopping is None else checks.integer("early_stopping", early_stopping)
     if patience is not None and validation_data is None:
         raise ValueError("early_stopping: expected validation_data with it, got none")
-    if callable(callbacks) or not all(map(callable, callbacks)):
+    given: Any = callbacks
+    told = tuple(given) if isinstance(given, Iterable) else (None,)
+    if callable(given) or not all(map(callable, told)):
         raise TypeError("callbacks: expected a sequence of callables, got something else")
     steps = Adam() if optimizer is None else optimizer
-    if not callable(getattr(steps, "step", None)):
-        raise TypeError(f"optimizer: expected SGD, Adam or AdamW, got {type(steps).__name__}")
+    if isinstance(steps, type) or not callable(getattr(steps, "step", None)):
+        got = f"the class {steps.__name__}" if isinstance(steps, type) else type(steps).__name__
+        raise TypeError(f"optimizer: expected an object of SGD, Adam or AdamW, got {got}")
     length = check_truncation(network, truncation)
     cut = None if depth is None else truncated(depth, None, network.rnn._structure)
     options = Options(
@@ -104,7 +107,7 @@ def fit(
             options,
             epochs=checked_epochs,
             patience=patience,
-            callbacks=tuple(callbacks),
+            callbacks=told,
             bar=bar,
         )
     finally:
