@@ -150,8 +150,11 @@ class TestErrors:
             network.fit(x)
         with raises(ValueError, "x: expected at least one sequence, got shape (5, 0, 2)"):
             network.fit(x[:, :0], targets[:, :0])
-        for bad in (x[0, 0], x[np.newaxis], x[..., :1]):
-            with pytest.raises(ValueError, match=r"^(x|targets): expected shape"):
+        # the last one: token ids that are not integers
+        for bad in (x[0, 0], x[np.newaxis], x[..., :1], targets.astype(float)):
+            with pytest.raises(ValueError, match=r"^x: expected shape"):
                 network.fit(bad, targets)
+        with raises(ValueError, "x: expected an array, got a list of unequal rows"):
+            network.fit([[0, 1], [0]], targets)
         with pytest.raises(TypeError, match=r"^x: expected float64 \(the layer's dtype\), got float32"):
             network.fit(x.astype(np.float32), targets)

@@ -47,30 +47,27 @@ def prepare(network: Network, x: Any, targets: Any, lengths: Any = None, reset: 
     ValueError, TypeError
         For a shape, dtype or value that does not fit.
     """
-    x = np.asarray(x)
     rnn = network.rnn
-    if x.dtype.kind in "iu" or x.ndim not in (2, 3):
-        # All token ids are looked at; a float array of the wrong dtype or width shows in the first batch.
-        checks.sequence(x, rnn.input_size, rnn.dtype, rnn.batch_first)
-    batched = x.ndim == (2 if x.dtype.kind in "iu" else 3)
+    # a view, as each batch is brought to the form that the ground floor takes
+    x, batched = checks.sequence(x, rnn.input_size, rnn.dtype, rnn.batch_first, ready=False)
+    T, B = x.shape[:2]
     batch_first = batched and rnn.batch_first
-    T = x.shape[1 if batch_first else 0]
-    B = x.shape[0 if batch_first else 1] if batched else 1
     network._refuse(reset)
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B, batched)
     if reset is not None:
         reset = checks.reset(reset, T, B, batched, rnn.batch_first)
-    leading, mask = x.shape[: 2 if batched else 1], None
+    leading: tuple[int, ...] = (B, T) if batch_first else (T, B)[: 2 if batched else 1]
+    mask = None
     if network.many_to_one:
         leading = (B,) if batched else ()
     elif lengths is not None:
         mask = ragged.within(lengths if batched else lengths[0], T, batch_first=batch_first)
     targets = network.objective.check(targets, (*leading, network.readout.out_features), rnn.dtype, mask)
     if not batched:
-        x, targets = x[:, np.newaxis], targets[np.newaxis if network.many_to_one else (slice(None), None)]
-    elif batch_first:
-        x, targets = x.swapaxes(0, 1), targets if network.many_to_one else targets.swapaxes(0, 1)
+        targets = targets[np.newaxis if network.many_to_one else (slice(None), None)]
+    elif batch_first and not network.many_to_one:
+        targets = targets.swapaxes(0, 1)
     return Batch(x, targets, lengths, reset)
 
 
