@@ -78,6 +78,21 @@ def test_clip_value(dtype):
     assert gradients["a"].dtype == dtype
 
 
+def test_clip_value_beyond_the_dtype():
+    largest = np.finfo(np.float32).max
+    gradients = {"a": np.array([1.0, np.inf, -np.inf], np.float32)}
+    clip_grad_value(gradients, math.inf)
+    np.testing.assert_array_equal(gradients["a"], [1, np.inf, -np.inf])
+    clip_grad_value(gradients, 1e300)
+    np.testing.assert_array_equal(gradients["a"], [1, largest, -largest])
+
+
+@pytest.mark.parametrize("bad", [np.True_, np.complex128(1 + 1j), np.ones(1), np.ones(2), "1"])
+def test_clip_limits_that_are_no_numbers(bad):
+    with raises(TypeError, f"clip_value: expected a number, got {type(bad).__name__}"):
+        clip_grad_value({"a": np.ones(2)}, bad)
+
+
 @pytest.mark.parametrize("bad", [-1.0, math.nan])
 def test_clip_limits(bad):
     with raises(ValueError, f"max_norm: expected a number of at least 0, got {bad}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,9 @@ def clip_grad_value(gradients: Mapping[str, Array], clip_value: float) -> None:
     """
     clip_value = number("clip_value", clip_value, finite=False)
     for a in _writeable(gradients):
-        np.clip(a, -clip_value, clip_value, out=a)
+        # a float32 has no 1e300: its largest number then, as inf would let infinite entries through
+        bound = clip_value if math.isinf(clip_value) else min(clip_value, float(np.finfo(a.dtype).max))
+        np.clip(a, -bound, bound, out=a)
 
 
 def _writeable(gradients: Mapping[str, Array]) -> list[Array]:
@@ -137,7 +140,7 @@ def number(name: str, value: Any, *, below: float = math.inf, finite: bool = Tru
     TypeError
         If it is not a number.
     """
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):  # NumPy's bool is none
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     result = float(value)
     if not (0 <= result < below) and not (result == math.inf and not finite):
