@@ -89,6 +89,22 @@ def test_nothing_moves_if_a_later_gradient_is_bad():
     np.testing.assert_array_equal(parameters["weight"], np.ones((3, 4)))
 
 
+@pytest.mark.parametrize("shape", [2, 5])
+def test_nothing_is_kept_of_a_step_that_was_not_made(shape, monkeypatch):
+    optimizer = SGD(0.1)
+    before = optimizer.state_dict()
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SGD, "_update", fail)
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        optimizer.step({"a": np.ones(5), "b": np.ones(5)}, {"a": np.ones(5), "b": np.ones(shape)})
+    monkeypatch.undo()
+    assert optimizer.state_dict() == before
+    optimizer.step({"a": np.ones(3)}, {"a": np.ones(3)})  # another shape than was refused
+
+
 def test_unknown_parameter():
     with raises(ValueError, "gradients: expected names of parameters, got 'q'"):
         SGD(0.1).step({"p": np.ones(2)}, {"q": np.ones(2)})

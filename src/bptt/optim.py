@@ -91,7 +91,9 @@ class Optimizer:
         -----
         Non-finite gradients are not looked for; they make non-finite parameters, as in PyTorch.
         """
-        todo = [(self._slot(name, parameters, g), parameters[name], g) for name, g in gradients.items()]
+        known = self._slots
+        found = {name: self._slot(name, parameters, gradient) for name, gradient in gradients.items()}
+        todo = [(slot, parameters[name], gradients[name]) for name, slot in found.items()]
         before = [(slot.old, slot.new, slot.steps) for slot, _, _ in todo]
         for slot, parameter, _ in todo:
             np.copyto(slot.backup, parameter)
@@ -101,10 +103,12 @@ class Optimizer:
                     self._update(slot, parameter, gradient)
             for slot, _, _ in todo:
                 slot.old, slot.new, slot.steps = slot.new, slot.old, slot.steps + 1
+            self._slots = known | found
         except BaseException:
             for (slot, parameter, _), (old, new, steps) in zip(todo, before, strict=True):
                 np.copyto(parameter, slot.backup)
                 slot.old, slot.new, slot.steps = old, new, steps
+            self._slots = known
             raise
 
     def state_dict(self) -> State:
@@ -174,7 +178,7 @@ class Optimizer:
         raise NotImplementedError
 
     def _slot(self, name: str, parameters: Mapping[str, Array], gradient: Array) -> _Slot:
-        """Check a parameter with its gradient and return its slot, made when first seen."""
+        """Check a parameter with its gradient and return its slot, a new one if it has had no step."""
         if name not in parameters:
             raise ValueError(f"gradients: expected names of parameters, got {name!r}")
         parameter = parameters[name]
@@ -188,7 +192,7 @@ class Optimizer:
             raise TypeError(f"gradients[{name!r}]: expected {parameter.dtype}, got {gradient.dtype}")
         slot = self._slots.get(name)
         if slot is None:
-            slot = self._slots[name] = _Slot(parameter, len(self._moments))
+            slot = _Slot(parameter, len(self._moments))
         known = slot.backup
         if (known.shape, known.dtype) != (parameter.shape, parameter.dtype):
             raise ValueError(
