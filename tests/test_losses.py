@@ -215,7 +215,10 @@ class TestExtremes:
         for name in ("binary_cross_entropy", "mean_squared_error", "residual", "sum_squared_residuals"):
             assert math.isnan(LOSSES[name](s, np.zeros((1, 2)))[0])
 
-    def test_infinity_makes_no_warning(self):
+    @np.errstate(all="raise")
+    def test_infinity_and_tiny_gradients_make_no_warning(self):
+        assert losses.residual(np.float32([-3e38]), np.float32([3e38]))[0] == math.inf
+        assert 0 < losses.binary_cross_entropy(np.float32([-100, 0]), np.zeros(2, int))[1][0] < 3e-44
         s = np.array([[np.inf, -np.inf]])
         assert losses.mean_squared_error(s, np.zeros((1, 2)))[0] == math.inf
         assert math.isnan(losses.residual(s, np.zeros((1, 2)))[0])

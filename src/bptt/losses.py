@@ -77,7 +77,7 @@ def softmax(s: npt.ArrayLike) -> Array:
     Returns
     -------
     ndarray
-        (..., O), rows adding to 1.  A row that has a NaN or +inf gives NaN.
+        (..., O), rows adding to 1.  A row that has a NaN or +inf, or nothing but -inf, gives NaN.
 
     Raises
     ------
@@ -294,7 +294,7 @@ def residual(
     s = _outputs("s", s)
     y = check_target("residual", target, s.shape, s.dtype)
     yhat, slope = _linked(s, link)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         # l = y - yhat,  dl/ds = -g'(s)
         total = _total(y - yhat)
     return _reduce(total, -slope, s.size, reduction, s)
@@ -349,4 +349,5 @@ def _reduce(total: float, ds: Array, count: int, reduction: str, s: Array) -> tu
         return total, ds
     if count == 0:
         return math.nan, ds
-    return total / count, np.divide(ds, count, out=ds)
+    with np.errstate(under="ignore"):
+        return total / count, np.divide(ds, count, out=ds)
