@@ -183,6 +183,17 @@ class TestRoundTrip:
         Network.load(path, backend="reference").save(tmp_path / "again")
         assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
+    @pytest.mark.parametrize("part", ["rnn", "readout"])
+    def test_parameters_that_no_call_takes(self, path, part):
+        network().save(path)
+        spoilt = network(seed=1)
+        parameters = getattr(spoilt, part).parameters
+        name = next(name for name in parameters if "bias" in name)
+        parameters[name] = parameters[name].astype(np.float64)
+        with pytest.raises(TypeError, match=f"^{name}: expected float32"):
+            spoilt.save(path)
+        assert_same(Network.load(path, backend="reference"), network())
+
     @pytest.mark.parametrize(
         ("keywords", "error", "message"),
         [

@@ -87,12 +87,14 @@ def save_model(
     OSError
         If the file cannot be written.
     ValueError, TypeError
-        For extras that cannot be stored.
+        For parameters that a call would refuse, or extras that cannot be stored.
     ImportError
         Without the safetensors package.
     """
     save, _, _ = _safetensors()
-    tensors = {name: _storable(name, array) for name, array in network.parameters.items()}
+    # as a call reads them: a file with others could not be loaded, and would stand in a good one's place
+    tensors = {f"rnn.{name}": array for name, array in network.rnn._read().items()}
+    tensors |= {f"readout.{name}": array for name, array in network.readout._read().items()}
     for name, array in (extra_tensors or {}).items():
         tensors[EXTRA + name] = _storable(f"extra_tensors[{name!r}]", array)
     configuration = describe(network) | {"extra": dict(extra_metadata or {})}

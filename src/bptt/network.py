@@ -306,6 +306,8 @@ class Network(Computation):
         ------
         OSError
             If the file cannot be written.
+        ValueError, TypeError
+            For parameters that a call would refuse.
         ImportError
             Without the safetensors package (``pip install 'bptt[cli]'``).
         """
