@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bptt.arrays import Array, Mask
     from bptt.flow.saturation import NonFinite
     from bptt.flow.sweep import StepBack
+    from bptt.gradients import Gradients
     from bptt.stack import Pass
-    from bptt.tape import Gradients
 
 
 class GradientFlow:
@@ -42,7 +42,8 @@ class GradientFlow:
         within 1% of a bound, of the range's width; empty for ReLU and identity. NaN where no row has the
         step.
     dead : tuple of tuple of ndarray or None
-        (H,) of bool: ReLUs that are 0 at every step of every row; None for other cells.
+        (H,) of bool: ReLUs that are 0 at every step of every row, of a pass that has steps; None for other
+        cells.
     first_nonfinite : NonFinite or None
         Where NaN or an infinity was met first: (what, layer, direction, step).
     reach : tuple of tuple of Reach
@@ -102,15 +103,18 @@ class GradientFlow:
         return self._by_layer(map(reach_of, profiles))
 
     def __str__(self) -> str:
+        T, lengths = len(self._pass.y), self._pass.lengths
+        # the loss of a final state stands at each row's own last step
+        at_own_ends = lengths is not None and bool((lengths < T).any())
         return verdict(
             Findings(
                 structure=self._pass.structure,
-                steps=len(self._pass.y),
+                steps=T,
                 reach=self.reach,
                 saturation=self.saturation,
                 dead=self.dead,
                 first_nonfinite=self.first_nonfinite,
-                many=self._dy is not None and bool(self._dy[:-1].any()),
+                many=at_own_ends or (self._dy is not None and bool(self._dy[:-1].any())),
             )
         )
 

@@ -148,7 +148,8 @@ def profiles_of_squares(recorded: Pass, squares: Sequence[Array]) -> list[Array]
     Returns
     -------
     list of ndarray
-        Of every unit the profile, over all rows; a row's last step is its own.
+        Of every unit the profile, over all rows; a row's last step is its own. Empty if nothing arrives
+        there, or what is not finite.
     """
     profiles = []
     for unit, square in enumerate(squares):
@@ -160,5 +161,10 @@ def profiles_of_squares(recorded: Pass, squares: Sequence[Array]) -> list[Array]
             steps = row[:length]
             sums[:length] += steps if reverse else steps[::-1]
         longest = int(lengths.max(initial=0))
-        profiles.append(np.sqrt(sums[:longest] / sums[0]) if longest and sums[0] > 0 else np.zeros(0))
+        if longest and 0 < sums[0] < np.inf:
+            # roots first: squares may be further apart than any two float64
+            roots = np.sqrt(sums[:longest])
+            profiles.append(roots / roots[0])
+        else:
+            profiles.append(np.zeros(0))
     return profiles

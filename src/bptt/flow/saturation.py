@@ -76,7 +76,7 @@ def dead(recorded: Pass, unit: int) -> Mask | None:
     if recorded.structure.cell != "relu":
         return None
     never: Mask = ~(recorded.saved[unit].y != 0).any(axis=(0, 1))
-    return never
+    return never & bool(_alive(recorded).any())  # without steps nothing is known of them
 
 
 def first_nonfinite(recorded: Pass, squares: Sequence[Array]) -> NonFinite | None:

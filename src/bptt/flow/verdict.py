@@ -36,7 +36,7 @@ class Findings(NamedTuple):
     saturation: tuple[tuple[dict[str, Array], ...], ...]
     dead: tuple[tuple[Mask | None, ...], ...]
     first_nonfinite: NonFinite | None
-    many: bool  # whether losses stand at other steps than the last too
+    many: bool  # whether losses stand at other steps than T, too
 
 
 def verdict(findings: Findings) -> str:
