@@ -8,7 +8,7 @@ import numpy as np
 
 from bptt.flow.norms import grouped, tables
 from bptt.flow.parts import parts_of, rows_of
-from bptt.flow.sweep import losses_of, scaled, sweep
+from bptt.flow.sweep import cleared, scaled, sweep
 from bptt.flow.walks import can_walk, walked
 from bptt.structure import named, unit_names
 
@@ -63,7 +63,7 @@ def terms_of(
         Under the names of the parameters: (T, T), (T,) of `by`, then (B,) of `rows`, then the parameter's
         shape without `norms`. Norms are float64.
     """
-    dy = losses_of(recorded, dy)
+    dy = cleared(recorded, dy)
     T, B, _ = dy.shape
     shapes = {
         name: (B,) * wanted.rows + array.shape

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bptt.flow.sweep import cleared
+
 if TYPE_CHECKING:
-    from bptt.arrays import Array, Mask, Tokens
+    from bptt.arrays import Array, Tokens
     from bptt.flow.sweep import Moment
     from bptt.interface import Saved
     from bptt.stack import Pass
@@ -65,13 +67,12 @@ def parts_of(recorded: Pass, unit: int, names: dict[str, str]) -> list[Part]:
     saved: Saved = recorded.saved[unit]
     weights, cell = saved.weights, recorded.structure.cell
     GH, H = len(weights.weight_hh), recorded.structure.hidden_size
-    there = _there(recorded)
     masked = _before(recorded, unit, 0)
     masks = recorded.masks
     noise = None if masks is None else masks.noise[unit]
     if noise is not None and noise.dropout is not None:
         masked = masked * noise.dropout
-    x = saved.x if saved.x.ndim == 2 else _cleared(saved.x, there)
+    x = saved.x if saved.x.ndim == 2 else cleared(recorded, saved.x)
     every = slice(0, GH)
     # without layer normalisation p, W_ih x, q and W_hh h have one gradient, but for a GRU's, whose r is in
     # between
@@ -122,20 +123,6 @@ def _lstm_parts(recorded: Pass, unit: int) -> dict[str, list[Part]]:
     return {"weight_hr": projection, "weight_ph": peepholes}
 
 
-def _there(recorded: Pass) -> Mask | None:
-    """Return where there are steps, (T, B, 1); None for everywhere."""
-    if recorded.lengths is None:
-        return None
-    there: Mask = np.arange(len(recorded.y))[:, np.newaxis, np.newaxis] < recorded.lengths[:, np.newaxis]
-    return there
-
-
-def _cleared(a: Any, there: Mask | None) -> Array:
-    """Return zeros past the ends of rows, where x may be anything."""
-    cleared: Array = a if there is None else np.where(there, a, a.dtype.type(0))
-    return cleared
-
-
 def rows_of(operand: Any, t: int, like: Array) -> Array:
     """Return the operand of a matrix at one step, (B, J); J is the second size of `like`, the matrix."""
     if operand.ndim == 3:
@@ -157,7 +144,7 @@ def _before(recorded: Pass, unit: int, part: int) -> Array:
     saved = recorded.saved[unit]
     after = saved.y if part == 0 else saved.c
     assert after is not None, "c of a cell that has none"
-    initial, T = saved.state[part], len(after)
+    initial = saved.state[part]
     before = np.empty_like(after)
     reset = recorded.reset
     if unit % recorded.structure.directions == 1:
@@ -172,8 +159,7 @@ def _before(recorded: Pass, unit: int, part: int) -> Array:
         before[1:], before[:1] = after[:-1], initial
         if reset is not None:
             np.copyto(before, initial, where=reset[:, :, np.newaxis])
-    assert len(before) == T
-    return _cleared(before, _there(recorded))
+    return cleared(recorded, before)
 
 
 def _normalised(product: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bptt.flow.sweep import losses_of, sweep
+from bptt.flow.sweep import cleared, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def profiles_of_losses(back: StepBack, recorded: Pass, dy: Array) -> list[Array]
         in the second half of the time that the losses span. In the reverse direction back means to later
         steps.
     """
-    dy = losses_of(recorded, dy)
+    dy = cleared(recorded, dy)
     T, D = len(dy), recorded.structure.directions
     with np.errstate(invalid="ignore"):
         lost: Mask = np.any(dy, axis=2)  # (T, B)

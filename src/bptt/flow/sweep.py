@@ -58,25 +58,25 @@ class Moment(NamedTuple):
         return slice(self.first, self.first + len(self.exponents))
 
 
-def losses_of(recorded: Pass, dy: Array) -> Array:
-    """Return dy with zeros past the ends of rows, where it is not looked at.
+def cleared(recorded: Pass, a: Any) -> Array:
+    """Return zeros past the ends of rows, where x and dy may be anything.
 
     Parameters
     ----------
     recorded : Pass
-    dy : ndarray
-        (T, B, D*R).
+    a : ndarray
+        (T, B, K).
 
     Returns
     -------
     ndarray
-        (T, B, D*R).
+        (T, B, K); `a` itself without lengths.
     """
-    if recorded.lengths is None:
-        return dy
-    there = np.arange(len(dy))[:, np.newaxis] < recorded.lengths
-    zero: Array = np.where(there[..., np.newaxis], dy, dy.dtype.type(0))
-    return zero
+    result: Array = a
+    if recorded.lengths is not None:
+        there = np.arange(len(a))[:, np.newaxis] < recorded.lengths
+        result = np.where(there[..., np.newaxis], a, a.dtype.type(0))
+    return result
 
 
 def sweep(back: StepBack, recorded: Pass, dy: Array, owner: Sequence[int]) -> Iterator[Moment]:
