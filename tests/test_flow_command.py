@@ -8,6 +8,7 @@ from command_line import TINY, command, make_text, refused, run
 from matplotlib.image import imread
 
 from bptt.checkpoints import load_character_model
+from bptt.files import load_model, save_model
 from bptt.text import Streams, read_text
 
 
@@ -46,6 +47,16 @@ def test_verdict_is_that_of_the_model(text, model, tmp_path):
     for backend in ("kernels", "reference"):
         options = ("--steps", 15, "--batch", 4, "--seed", 3, "--threads", 1, "--backend", backend)
         assert run("flow", model, text, *options, cwd=tmp_path).stdout == expected + "\n"
+
+
+def test_a_model_that_is_not_finite(text, model, tmp_path):
+    network, tensors, metadata = load_model(model)
+    network.parameters["rnn.weight_hh_l0"][:] = float("nan")
+    save_model(tmp_path / "nan", network, extra_tensors=tensors, extra_metadata=metadata)
+    done = run("flow", "nan", text, "--out", "flow.png", "--steps", 8, "--batch", 2, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.startswith("Layer 1: the state is not finite at step 1 of 7, the first such step.")
+    assert imread(tmp_path / "flow.png").shape == (912, 2160, 4)
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.PDF", b"%PDF"), ("a.png", b"\x89PNG")])

@@ -68,9 +68,11 @@ def flow_command(
     layer = network.rnn.num_layers - 1
     parameter = f"weight_hh_l{layer}"
     norms = tape.terms(dy, reduce="norm", parameters=[parameter], threads=threads)[parameter]
-    products = tape.jacobian_products()
+    products, bad = tape.jacobian_products(), flow.first_nonfinite
+    # of NaN there are no singular values
+    has_spectrum = products.size <= SPECTRUM_UP_TO and (bad is None or bad.what == "gradient")
     figure = plots.overview(
-        flow, norms=norms, parameter=parameter, products=products if products.size <= SPECTRUM_UP_TO else None
+        flow, norms=norms, parameter=parameter, products=products if has_spectrum else None
     )
     picture = io.BytesIO()
     figure.savefig(picture, format=kind)
