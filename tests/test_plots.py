@@ -133,6 +133,16 @@ def test_reach(flow, tape, dy):
     assert len({line.get_color() for line in ax.lines if not line.get_label().startswith("_")}) == 2
 
 
+@pytest.mark.parametrize("draw", [plots.gradient_norms, plots.reach])
+def test_flows_in_one_picture_are_told_apart(draw):
+    tape = bptt.RNN(3, 4, seed=0).record(np.ones((6, 1, 3), F4))[2]
+    flow = tape.gradient_flow(np.ones((6, 1, 4), F4))
+    ax = draw(flow)
+    draw(flow, ax=draw(flow, ax=ax, label="second"), label="third")
+    curves = [line for line in ax.lines if line.get_gid() != plots.THRESHOLD]
+    assert [line.get_color() for line in curves] == list(plots.COLOURS[:3])
+
+
 def test_spectrum(tape):
     products = tape.jacobian_products()
     ax = plots.spectrum(products, row=1)

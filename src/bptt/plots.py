@@ -31,6 +31,8 @@ DASHES = ("-", "--", "-.", ":")
 FAINTEST = 1e-8
 #: Legends of so many lines find room inside their axes; longer ones would cover lines, and stand beside them.
 LEGEND_INSIDE = 2
+#: Marks a line that is no curve of a flow.
+THRESHOLD = "threshold"
 #: Of so many singular values each has a line, of more some quantiles have.
 LINES = 12
 
@@ -125,7 +127,7 @@ def reach(flow: GradientFlow, *, ax: Axes | None = None, label: str = "") -> Axe
     ax = _axes(ax)
     for name, style, found in _lines(flow.reach, ax, label):
         ax.plot(np.arange(len(found.profile)), _positive(found.profile), label=name, **style)
-    ax.axhline(FADED, color="#666666", linewidth=0.8, linestyle=":")
+    ax.axhline(FADED, color="#666666", linewidth=0.8, linestyle=":", gid=THRESHOLD)
     ax.set(
         title="How far one loss reaches",
         xlabel="steps back",
@@ -154,7 +156,7 @@ def spectrum(products: JacobianProducts, *, row: int = 0, ax: Axes | None = None
     Raises
     ------
     ValueError
-        For a row that there is not.
+        For a row that there is not, or a product that is not finite.
     """
     values = products.singular_values(row=row)
     steps, S = len(values) - 1, values.shape[1]
@@ -277,6 +279,11 @@ def overview(
     Returns
     -------
     Figure
+
+    Raises
+    ------
+    ValueError
+        If `norms` is not square, or a product is not finite.
     """
     from_flow = [gradient_norms, reach, saturation]
     small = len(from_flow) + (products is not None)
@@ -330,7 +337,7 @@ def _lines(
     units: Sequence[Sequence[Any]], ax: Axes, label: str = ""
 ) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Name and style what there is of every layer and direction, unlike the lines that are there already."""
-    number = len(ax.get_legend_handles_labels()[1])
+    number = sum(line.get_gid() != THRESHOLD for line in ax.lines)
     for layer, directions in enumerate(units):
         for direction, entry in enumerate(directions):
             names = [label] if label else []
