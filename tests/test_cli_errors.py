@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import TINY, make_model, make_text, refused, results, run
+from command_line import TINY, command, make_model, make_text, refused, results, run
 
 from bptt import cli
 from bptt.text import needed_length
@@ -163,8 +163,8 @@ def test_a_bad_environment(tmp_path, monkeypatch):
     assert "BPTT_NUM_THREADS: expected an integer of at least 1, got 'two'" in refused("train", cwd=tmp_path)
     monkeypatch.delenv("BPTT_NUM_THREADS")
     monkeypatch.setenv("BPTT_CPU", "z80")
-    for command in ("train", "info", "bench"):
-        assert refused(command, cwd=tmp_path).startswith("BPTT_CPU: expected one of baseline, avx2, avx512, ")
+    for name in ("train", "info", "bench"):
+        assert refused(name, cwd=tmp_path).startswith("BPTT_CPU: expected one of baseline, avx2, avx512, ")
 
 
 def test_divergence(tmp_path, text):
@@ -183,6 +183,16 @@ def test_a_full_disk(tmp_path, text, monkeypatch, capsys):
     assert in_process(monkeypatch, tmp_path, "train", text, *TINY, "--epochs", 1, "--quiet") == 1
     message = f"{tmp_path / 'model.safetensors'}: the model could not be saved: No space left on device"
     assert capsys.readouterr().err == f"bptt: error: {message}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [("info",), ("--help",), ("sample", "MODEL", "--length", 3)])
+def test_a_full_disk_under_the_standard_output(tmp_path, model, arguments):
+    line = command(*(model if argument == "MODEL" else argument for argument in arguments))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"bptt: error: [Errno {errno.ENOSPC}] No space left on device\n"
 
 
 def test_a_read_only_model(tmp_path, text, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What the command line shows of a run while it trains, and how it takes signals."""
 
+import errno
 import io
 import os
 import signal
@@ -69,6 +70,19 @@ def test_lines_when_not_on_a_terminal(monkeypatch):
     stream, run = io.StringIO(), tiny_run()
     train(run, report=Progress(stream))
     assert len(stream.getvalue().splitlines()) == 33
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_run_goes_on_when_its_progress_cannot_be_written(error, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise error
+
+    monkeypatch.setattr("bptt.terminal.LINE_EVERY", 0.0)
+    progress, run = Progress(Full()), tiny_run()
+    train(run, report=progress)
+    progress.close(run)
+    assert run.counters.epoch == 2
 
 
 def test_durations_and_printable_text():

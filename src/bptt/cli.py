@@ -10,7 +10,7 @@ import importlib.util
 import io
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 #: What the extra "cli" brings.
 PACKAGES = ("click", "safetensors", "tqdm")
@@ -48,13 +48,22 @@ def _run() -> int:
         _say(error.format_message())
         return error.exit_code
     except BrokenPipeError:  # the reader has gone, as in `| head`: end quietly, as a Unix filter does
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _discard(sys.stdout, sys.stderr)
         return 141
+    except OSError as error:  # as a rule standard output, into a file on a full disk
+        _say(str(error))
+        _discard(sys.stdout)
+        return 1
     except MemoryError:
         _say("not enough memory; a smaller --hidden, --layers, --batch or --steps-per-chunk needs less")
         return 1
     return 0
+
+
+def _discard(*streams: TextIO) -> None:
+    """Send nowhere what is yet to be written, which would fail again at exit."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(message: str, kind: str = "error: ") -> None:

@@ -125,7 +125,7 @@ class Progress:
         self._shown, self._validated = now, run.counters.validated_steps
         try:
             self._write(*self._describe(run, now, finished))
-        except BrokenPipeError:  # nobody looks any more, which is no reason to lose the run
+        except OSError:  # a pipe nobody reads, a log on a full disk: no reason to lose the run
             self._shown = math.inf
 
     def _write(self, fraction: float, text: str) -> None:

@@ -44,12 +44,10 @@ def usage_errors() -> Iterator[None]:
     """Report what is wrong with a file or an option as such: one sentence, exit code 2."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        raise click.UsageError(
-            f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        ) from error
+        if not error.filename:  # a pipe nobody reads, standard output on a full disk
+            raise
+        raise click.UsageError(f"{error.filename}: {error.strerror}") from error
     except (ValueError, ImportError) as error:  # ImportError: BPTT_CPU names what this processor lacks
         raise click.UsageError(str(error)) from error
 
