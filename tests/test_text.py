@@ -232,8 +232,8 @@ def test_an_empty_prompt_begins_a_line(characters):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": -1}, "^length: expected 0 or more, got -1"),
-        ({"temperature": -0.5}, "^temperature: expected a finite number of 0 or more, got -0.5"),
+        ({"length": -1}, "^length: expected an integer of at least 0, got -1"),
+        ({"temperature": -0.5}, "^temperature: expected a finite number of at least 0, got -0.5"),
         ({"temperature": math.nan}, "got nan"),
         ({"temperature": math.inf}, "got inf"),
         ({"prompt": "?"}, r"^prompt: .* got '\?'"),

@@ -13,7 +13,6 @@ from bptt import checks
 from bptt.arrays import Tokens
 from bptt.batches import evaluation_batches
 from bptt.chunks import check_truncation
-from bptt.clipping import number
 from bptt.computation import Computation, NetworkGradients
 from bptt.evaluation import evaluate
 from bptt.fitting import fit
@@ -289,10 +288,7 @@ class Network(Computation):
             raise ValueError(f"prompt: expected shape (P,) with P >= 1, got {tokens.shape}")
         if tokens.dtype.kind not in "iu":
             raise TypeError(f"prompt: expected integer token ids, got {tokens.dtype}")
-        steps = checks.integer("length", length, 0)
-        temperature = number("temperature", temperature)
-        rng = np.random.default_rng(checks.seed(seed))
-        return np.fromiter(continuation(self, tokens, steps, temperature, rng), np.int64, steps)
+        return np.fromiter(continuation(self, tokens, length, temperature, seed), np.int64, length)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a safetensors file; see ``bptt.files.save_model``.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bptt import states
+from bptt import checks, states
+from bptt.clipping import number
 
 if TYPE_CHECKING:
     from bptt.arrays import Array, Tokens
@@ -49,9 +50,9 @@ def draw(s: Array, temperature: float, rng: np.random.Generator) -> int:
 
 
 def continuation(
-    network: Network, prompt: Tokens, length: int, temperature: float, rng: np.random.Generator
+    network: Network, prompt: Tokens, length: int, temperature: float, seed: int | None
 ) -> Iterator[int]:
-    """Draw the tokens that follow a prompt, one by one.
+    """Check the arguments, and return an iterator that draws the tokens after a prompt, one by one.
 
     Parameters
     ----------
@@ -61,16 +62,36 @@ def continuation(
     prompt : ndarray of integers
         (P,) token ids, P >= 1.
     length : int
-        Tokens to draw.
+        Tokens to draw, at least 0.
     temperature : float
-        As in `draw`.
-    rng : numpy.random.Generator
+        As in `draw`; finite, at least 0.
+    seed : int or None
+        Of the drawing; None takes fresh entropy.
 
-    Yields
+    Returns
+    -------
+    iterator of int
+
+    Raises
     ------
-    int
-        A token.
+    ValueError
+        For a token id, length, temperature or seed out of range.
+    TypeError
+        For one of another type.
     """
+    known = network.rnn.input_size
+    if not (prompt.min() >= 0 and prompt.max() < known):
+        bad = int(prompt.min()) if prompt.min() < 0 else int(prompt.max())
+        raise ValueError(f"prompt: expected token ids in [0, {known}), got {bad}")
+    steps = checks.integer("length", length, 0)
+    rng = np.random.default_rng(checks.seed(seed))
+    return _drawn(network, prompt, steps, number("temperature", temperature), rng)
+
+
+def _drawn(
+    network: Network, prompt: Tokens, length: int, temperature: float, rng: np.random.Generator
+) -> Iterator[int]:
+    """Draw the tokens."""
     if length < 1:
         return
     _, state = network.rnn(prompt, threads=1)  # h (L, R), for an LSTM (h, c)

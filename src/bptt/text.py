@@ -98,9 +98,7 @@ class Vocabulary:
         unknown = known[np.minimum(tokens, len(known) - 1)] != codes
         if unknown.any():
             strangers = sorted({chr(code) for code in codes[unknown]})
-            some = ", ".join(
-                ascii(c) if ord(c) < 0x20 or not c.isprintable() else repr(c) for c in strangers[:5]
-            )
+            some = ", ".join(repr(c) if c.isprintable() else ascii(c) for c in strangers[:5])
             more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
             raise ValueError(f"{name}: expected characters that the model knows, got {some}{more}")
         return np.asarray(tokens, dtype=np.int64)
@@ -330,7 +328,7 @@ def continue_text(
     temperature: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Draw characters that follow `prompt`, one by one.
+    """Check the arguments, and return an iterator that draws the characters after `prompt`, one by one.
 
     Parameters
     ----------
@@ -346,22 +344,20 @@ def continue_text(
     seed : int, optional
         Same seed, same text.
 
-    Yields
-    ------
-    str
-        One character.
+    Returns
+    -------
+    iterator of str
+        Of single characters. It raises ValueError if the model's outputs are not finite.
 
     Raises
     ------
     ValueError
-        If the prompt has a character that the model doesn't know, `length` or `temperature` is negative or
-        `temperature` is not finite, or the model's outputs are not finite.
+        If the prompt has a character that the model doesn't know, `length`, `temperature` or `seed` is
+        negative, or `temperature` is not finite.
+    TypeError
+        If one of these three is of another type.
     """
-    if length < 0:
-        raise ValueError(f"length: expected 0 or more, got {length}")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature: expected a finite number of 0 or more, got {temperature}")
     start = next((c for c in "\n " if c in vocabulary.characters), vocabulary.characters[0])
     tokens = vocabulary.encode(prompt or start, name="prompt")
-    rng = np.random.default_rng(seed)
-    return (vocabulary.characters[token] for token in continuation(network, tokens, length, temperature, rng))
+    drawn = continuation(network, tokens, length, temperature, seed)
+    return (vocabulary.characters[token] for token in drawn)
