@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bptt.arrays import Array
-from bptt.description import layer_options
+from bptt.description import layer_options, short
 from bptt.files import ModelFileError, load_model, save_model
 from bptt.network import Network
-from bptt.run_state import progress, restored, saved, short
+from bptt.run_state import progress, restored, saved
 from bptt.text import Vocabulary
 from bptt.training import Run
 

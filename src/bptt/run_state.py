@@ -16,6 +16,7 @@ import numpy as np
 from bptt import checks
 from bptt.arrays import Array
 from bptt.description import layer_options as described
+from bptt.description import short
 from bptt.network import Network
 from bptt.optim import SGD, Adam
 from bptt.recurrent import DEFAULTS
@@ -248,9 +249,3 @@ def _number(name: str, value: Any) -> float:
 
 def _kind(a: Array | None) -> str:
     return "none" if a is None else f"{a.dtype} of shape {a.shape}"
-
-
-def short(value: Any) -> str:
-    """Show a value from a file in a message: briefly, in one line."""
-    text = ascii(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
