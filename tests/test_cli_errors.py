@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import TINY, command, make_model, make_text, refused, results, run
@@ -203,6 +204,14 @@ def test_a_read_only_model(tmp_path, text, monkeypatch, capsys):
     message = "--out: expected a writable file, got the read-only file old"
     assert capsys.readouterr().err == f"bptt: error: {message}\n"
     assert (tmp_path / "old").read_bytes() == b"old"
+
+
+def test_a_clock_that_stands_still(tmp_path, text, monkeypatch, capsys):
+    for module in ("training", "train_command"):
+        monkeypatch.setattr(f"bptt.{module}.time", SimpleNamespace(monotonic=lambda: 100.0))
+    assert in_process(monkeypatch, tmp_path, "train", text, *TINY, "--epochs", 1, "--quiet") == 0
+    found = results(capsys.readouterr().out)
+    assert (found["seconds"], found["characters_per_second"]) == ("0.00", "nan")
 
 
 def test_too_little_memory(tmp_path, text, monkeypatch, capsys):

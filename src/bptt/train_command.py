@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -200,13 +201,15 @@ def show_results(run: Run, out: Path, quiet: bool) -> None:
             run.network, run.vocabulary, "", SAMPLE_LENGTH, temperature=0.7, seed=run.settings.seed
         )
         click.echo(f"\n{printable(''.join(sample))}\n", err=True)
+    # a coarse clock stands still during a short run
+    rate = counters.characters / counters.seconds if counters.seconds else math.nan
     results: dict[str, object] = {
         "model": out,
         "epochs": f"{counters.epoch + counters.chunk / run.streams.chunks:.3f}",
         "steps": counters.steps,
         "characters": counters.characters,
         "seconds": f"{counters.seconds:.2f}",
-        "characters_per_second": f"{counters.characters / counters.seconds:.0f}",
+        "characters_per_second": f"{rate:.0f}",
         "training_bits_per_character": _bits(counters.training_bits),
         "best_validation_bits_per_character": _bits(counters.best_bits),
         "validation_bits_per_character": _bits(counters.validation_bits),
