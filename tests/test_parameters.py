@@ -147,6 +147,18 @@ def test_state_dict_round_trip(backend):
         assert not np.shares_memory(value, a.parameters[name])
 
 
+def test_state_dict_of_its_own_arrays():
+    layer = bptt.GRU(I, H, bidirectional=True, seed=1)
+    before = layer.state_dict()
+    swapped = {
+        name: name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"
+        for name in before
+    }
+    layer.load_state_dict({name: layer.parameters[other] for name, other in swapped.items()})
+    for name, other in swapped.items():
+        assert np.array_equal(layer.parameters[name], before[other])
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))])
 def test_pickle_and_copy(backend, dtype, duplicate):
     rnn = bptt.RNN(I, H, nonlinearity="relu", dtype=dtype, seed=1, backend=backend)

@@ -106,7 +106,8 @@ class Parametrised(Fixed, ABC):
             If a name is missing or surplus, or a shape is wrong. Nothing is changed then.
         """
         arrays = checks.named_arrays("state_dict", state_dict, self._shapes, self.dtype)
-        for name, value in arrays.items():
+        # copied first, as they may be parameters of this object's own under other names
+        for name, value in [(name, value.copy()) for name, value in arrays.items()]:
             self.parameters[name][...] = value
 
     def __getstate__(self) -> dict[str, Any]:
