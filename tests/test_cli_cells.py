@@ -135,6 +135,7 @@ class TestInfo:
             "loss": "softmax_cross_entropy",
             "parameters": str(8 * size + 64 + 16 + 8 * size + size),
             "steps_per_chunk": "16",
+            "stride": "16",
             "batch": "4",
             "optimizer": "adam",
             "epochs": "1",
@@ -143,6 +144,12 @@ class TestInfo:
         assert expected.items() <= told.items()
         training = contents(model)[2]
         assert float(told["validation_bits_per_character"]) == training["validation_bits"]
+
+    def test_a_run_with_a_stride(self, text, tmp_path):
+        options = (*TINY, "--stride", 4, "--epochs", 1, "--quiet", "--out", "m")
+        run("train", text, *options, cwd=tmp_path)
+        told = self.told(tmp_path / "m")
+        assert (told["steps_per_chunk"], told["stride"]) == ("16", "4")
 
     def test_other_networks(self, tmp_path):
         rnn = LSTM(3, 4, proj_size=2, zoneout=(0.5, 0.25), bidirectional=True, dtype=np.float64)

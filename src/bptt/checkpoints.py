@@ -134,10 +134,9 @@ def model_info(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: {error}") from error
     return told | {
-        **{
-            name: getattr(settings, name)
-            for name in ("steps_per_chunk", "batch", "optimizer", "lr", "clip", "seed")
-        },
+        "steps_per_chunk": settings.steps_per_chunk,
+        "stride": settings.steps_per_update,
+        **{name: getattr(settings, name) for name in ("batch", "optimizer", "lr", "clip", "seed")},
         "epochs": counters.epoch,
         "steps": counters.steps,
         "characters": counters.characters,
