@@ -297,3 +297,4 @@ def test_numbers_that_are_not_finite():
     for measure in (products.norms, products.singular_values):
         with raises(ValueError, "the Jacobian at step 3: expected finite numbers, got others"):
             measure()
+    assert np.isnan(products.lyapunov()).all()

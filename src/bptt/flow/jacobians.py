@@ -227,7 +227,7 @@ class JacobianProducts:
         -------
         ndarray
             (B, count) of float64, descending: the logarithms of factors per step. A factor of 0, as after a
-            reset, gives -inf; a row without steps NaN.
+            reset, gives -inf; a row without steps, or whose Jacobians are not finite, NaN.
 
         Raises
         ------
