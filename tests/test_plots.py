@@ -95,6 +95,11 @@ def test_heat_map_of_little(norms):
     assert white == (norms[0, 0] != 1)
 
 
+def test_heat_map_without_steps():
+    ax = plots.heat_map(np.zeros((0, 0)))
+    assert (colour_of(ax, 1, 1) == 255).all()
+
+
 def test_heat_map_wants_a_square():
     with raises(ValueError, "norms: expected shape (T, T), got (2, 3)"):
         plots.heat_map(np.ones((2, 3)))

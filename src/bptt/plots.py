@@ -68,11 +68,11 @@ def heat_map(norms: npt.ArrayLike, *, ax: Axes | None = None, title: str = "Term
     shown = np.ma.masked_where(~(np.isfinite(array) & (array > 0)), array)
     largest = float(shown.max()) if shown.count() else 1.0
     smallest = max(float(shown.min()) if shown.count() else 0.1, largest * FAINTEST)
-    T = len(array)
+    end = max(1, len(array)) + 0.5  # without steps there is an empty square
     image = ax.imshow(
         shown,
         origin="lower",
-        extent=(0.5, T + 0.5, 0.5, T + 0.5),
+        extent=(0.5, end, 0.5, end),
         cmap="cividis",
         norm=LogNorm(min(smallest, largest * 0.999), largest),
         interpolation="nearest",
