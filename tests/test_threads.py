@@ -297,6 +297,28 @@ print("right")
     pytest.fail(f"KeyboardInterrupt came after {latencies} s")
 
 
+def test_ctrl_c_while_helpers_are_asked():
+    """What a helper has begun is waited for: the caller gives up the memory that it writes to."""
+    script = """
+p = problem(400, 64, 64, 256, dtype=np.float32)
+y = np.zeros((400, 64, 256), np.float32)
+def submit(task, count):
+    helper.run = task
+    helper.start()
+    while not y[0].any():
+        time.sleep(1e-4)
+    raise KeyboardInterrupt
+helper, kernels._module.submit = threading.Thread(), submit
+try:
+    kernels.unroll(p.cell, p.x, p.state, p.weights, threads=2, y_to=y)
+except KeyboardInterrupt:
+    left = y.copy()
+helper.join()
+assert (y == left).all()
+"""
+    run(script)
+
+
 # ------------------------------------------------------------------------------------- memory
 
 

@@ -183,12 +183,15 @@ cdef class Job:
         try:
             PyErr_CheckSignals()
         except BaseException as error:  # noqa: BLE001  kept and raised by run
-            self.error = error
-            share_set(&self.stop, 1)
+            self.end(error)
+
+    cdef void end(self, error) noexcept:
+        """No item begins any more; `run` raises the error once those that have begun are done."""
+        self.error = error
+        share_set(&self.stop, 1)
 
     cdef void work(self, int worker) noexcept nogil:
         cdef int64_t k
-        cdef int spins
         while True:
             k = share_add(&self.claimed)
             if k >= self.items:
@@ -227,7 +230,10 @@ cdef class Job:
         if self.signals:
             self.clock = share_clock()
         if helpers > 0:
-            submit(self.help, helpers)
+            try:
+                submit(self.help, helpers)
+            except BaseException as error:  # noqa: BLE001  Ctrl-C: a helper may already write where the caller says
+                self.end(error)
         with nogil:
             self.work(0)
             self.wait(0, items)
