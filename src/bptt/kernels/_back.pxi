@@ -77,7 +77,7 @@ cdef class BpttJob(Job):
             bptt_item(self, self.weights, self.course, k, worker, <float *> NULL)
 
 
-cdef ptrdiff_t back_room(BpttJob job, Panels w, ptrdiff_t rows) noexcept nogil:
+cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
     return rows * (w.R + w.R + w.H + w.H)
 
@@ -253,7 +253,7 @@ cdef void bptt_rows(
     cdef real *carry = <real *> job.carry_h + first * R
     cdef real *carry_c = row_of(job.carry_c, first, H, kind)
     cdef real *room = back_scratch(job, worker, kind)
-    check(back_fits(job, worker, room + back_room(job, w, last - first)), b"room")
+    check(back_fits(job, worker, room + back_room(w, last - first)), b"room")
     for s in range(end - 1, start - 1, -1):
         n = min(last, course.alive(s)) - first
         if n <= 0:

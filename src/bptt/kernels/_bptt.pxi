@@ -149,7 +149,7 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef bint m = w.projected or w.cell == GRU_BEFORE
     cdef size_t size
     cdef real *next
-    job.scratch_each = BLOCK_K * TILE_WIDTH * lanes_of(kind) + back_room(job, job.weights, rows) + rows * (w.R + w.H)
+    job.scratch_each = BLOCK_K * TILE_WIDTH * lanes_of(kind) + back_room(w, rows) + rows * (w.R + w.H)
     job.scratch_each = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
     job.scratch = take_memory(job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
@@ -241,7 +241,7 @@ cdef int take_sums(BpttJob job, const real *dweight_ih, real *kind) except -1:
 cdef int finish(BpttJob job, const real *table, real *kind) except -1:
     """Gradients that were summed in the order of the columns, into the parameters' order."""
     cdef Panels w = job.weights
-    cdef ptrdiff_t H = w.H, N = w.N_ih, k
+    cdef ptrdiff_t H = w.H, N = w.N_ih
     cdef real *dbias = <real *> job.dbias
     cdef real *db_ih = <real *> job.dw[2]
     cdef real *db_hh = <real *> job.dw[3]

@@ -27,7 +27,7 @@ cdef void depth_rows(
     cdef int64_t sweep
     cdef bint lstm = w.cell == LSTM
     cdef real *room = back_scratch(into, worker, kind)
-    cdef real *carry = room + back_room(into, into.weights, last - first)
+    cdef real *carry = room + back_room(w, last - first)
     cdef real *carry_c = carry + (last - first) * R if lstm else <real *> NULL
     cdef real *to
     cdef const real *dy

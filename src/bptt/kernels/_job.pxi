@@ -94,7 +94,7 @@ def large_empty(tuple shape, dtype):
 
 
 cdef new(ptrdiff_t numbers, tuple shape, dtype, bint double):
-    """The same of so many numbers."""
+    """`large_empty` where their number and size are known already."""
     if numbers * (8 if double else 4) < MEMORY_LARGE:
         return empty(shape, dtype)
     return ndarray(shape, dtype, take_memory(numbers * (8 if double else 4)))

@@ -128,7 +128,7 @@ LANES_INLINE lanes_f32 f32_exp2_whole(lanes_f32 shifted)
 {
     return f32_from_bits((f32_bits(shifted) - f32_bits(f32_splat(LANES_MAGIC_F32)) + 127) << 23);
 }
-/* v 2^n for whole n, |n| < 300, v in [1/2, 2]; rounded once where the product is subnormal. */
+/* v 2^n for whole n, |n| <= 252, v in [1/2, 2]; rounded once where the product is subnormal. */
 #if defined(__AVX512F__)
 LANES_INLINE lanes_f32 f32_scale(lanes_f32 v, lanes_f32 n) { return (lanes_f32)_mm512_scalef_ps((__m512)v, (__m512)n); }
 #else

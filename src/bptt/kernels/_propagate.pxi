@@ -149,13 +149,8 @@ cdef several_back(Saved saved, ptrdiff_t s, rows, dh, dc, bint together, real *k
     cdef ptrdiff_t N = dh.shape[0], B = dh.shape[1], H = w.H
     cdef Course course = course_back(saved, rows, N, together)
     cdef Memory scratch
-    job.weights, job.course, job.capacity, job.blocks = w, course, N * B, 1
-    point_at(job, saved, buffers)
-    make_room(job, 1, kind)
-    scratch = take_memory((back_room(job, w, N * B) + 1) * sizeof(real))
-    job.xs = NULL
-    if w.cell != GRU_BEFORE:
-        job.h_before = NULL
+    prepare_steps(job, saved, course, N * B, buffers, kind)
+    scratch = take_memory((back_room(w, N * B) + 1) * sizeof(real))
     before = dh.copy()
     before_c = None if w.cell != LSTM else zeros((N, B, H), saved.dtype) if dc is None else dc.copy()
     da = empty((N, B, w.S), saved.dtype)
@@ -198,6 +193,19 @@ cdef int point_at(BpttJob job, Saved saved, Buffers buffers) except -1:
     job.gates = buffers.read(saved.rows)
     job.normed_ih, job.rate_ih = buffers.read(saved.normed[0]), buffers.read(saved.normed[1])
     job.normed_hh, job.rate_hh = buffers.read(saved.normed[2]), buffers.read(saved.normed[3])
+    return 0
+
+
+cdef int prepare_steps(
+    BpttJob job, Saved saved, Course course, ptrdiff_t rows, Buffers buffers, real *kind
+) except -1:
+    """For `back_step` of so many rows at once, by itself: no weight gradient wants x and h_{t-1} side by side."""
+    job.weights, job.course, job.capacity, job.blocks = saved.panels, course, rows, 1
+    point_at(job, saved, buffers)
+    make_room(job, 1, kind)
+    job.xs = NULL
+    if job.weights.cell != GRU_BEFORE:  # whose step reads h_{t-1} there itself
+        job.h_before = NULL
     return 0
 
 

@@ -108,7 +108,7 @@ cdef void unroll_item(UnrollJob job, int worker, ptrdiff_t first, ptrdiff_t last
 
 
 cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
-    """The same for a single step of which nothing is kept."""
+    """`unroll_rows` for a single step of which nothing is kept."""
     cdef ptrdiff_t H = w.H, R = w.R, rows = last - first
     cdef const int64_t *tokens = <const int64_t *> job.x + first if w.tokens else NULL
     cdef const real *x = row_of(job.x, 0 if w.tokens else first, w.I, kind)

@@ -234,18 +234,12 @@ cdef walk_back(
     if sources == 0 or B == 0:
         return
     course = course_back(saved, arange(B, dtype="i8"), each, True)
-    job.weights, job.course, job.capacity, job.blocks = w, course, workers * each * B, 1
+    prepare_steps(job, saved, course, workers * each * B, buffers, kind)
     job.sources, job.each, job.M, job.lengths = sources, each, factors.shape[1], saved.course.length
-    point_at(job, saved, buffers)
-    make_room(job, 1, kind)
-    job.room_each = ceil_div(back_room(job, w, each * B) * sizeof(real), LINE) * LINE // sizeof(real)
+    job.room_each = ceil_div(back_room(w, each * B) * sizeof(real), LINE) * LINE // sizeof(real)
     job.room_memory = take_memory(workers * job.room_each * sizeof(real))
-    job.xs = NULL
-    if w.cell != GRU_BEFORE:
-        job.h_before = NULL
     carry = take_memory(workers * each * B * w.R * sizeof(real))
     job.carry_h = carry.aligned
-    job.carry_c = NULL
     if w.cell == LSTM:
         carry_c = take_memory(workers * each * B * H * sizeof(real))
         job.carry_c = carry_c.aligned
