@@ -143,7 +143,7 @@ def affine_backward(x, weight, dy, *, int threads=1):
     if job.rows:
         if 2.0 * job.rows * job.K * job.N < WORK_TO_SHARE:
             threads = 1
-        job.scratch_each = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
+        job.scratch_each = size * (block_size(<double *> NULL) if job.double else block_size(<float *> NULL))
         job.scratch = take_memory(job.scratch_each * max(threads, 1))
         job.turned = take_memory(job.rows * job.N * size)
         job.turns = max(threads, 1)

@@ -236,7 +236,7 @@ cdef void to_begin(BpttJob job, ptrdiff_t r, real *carry, real *carry_c) noexcep
 
 cdef real *back_scratch(BpttJob job, int worker, real *kind) noexcept nogil:
     """Where `back_step` finds room: behind the worker's panel."""
-    return <real *> (job.scratch.aligned + worker * job.scratch_each) + BLOCK_K * TILE_WIDTH * lanes_of(kind)
+    return <real *> (job.scratch.aligned + worker * job.scratch_each) + block_size(kind)
 
 
 cdef inline bint back_fits(BpttJob job, int worker, const void *end) noexcept nogil:

@@ -149,7 +149,7 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef bint m = w.projected or w.cell == GRU_BEFORE
     cdef size_t size
     cdef real *next
-    job.scratch_each = BLOCK_K * TILE_WIDTH * lanes_of(kind) + back_room(w, rows) + rows * (w.R + w.H)
+    job.scratch_each = block_size(kind) + back_room(w, rows) + rows * (w.R + w.H)
     job.scratch_each = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
     job.scratch = take_memory(job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih

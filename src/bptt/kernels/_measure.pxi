@@ -24,10 +24,11 @@ def fma_peak(dtype, *, int rounds=2000, int repeats=15):
     repeats : int
         Timings; the median counts, as the clock moves for the calls that this is compared with, too.
     """
-    cdef Memory memory = take_memory(3 * BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float))
-    cdef ptrdiff_t L = LANES_F64 if as_dtype(dtype).itemsize == 8 else LANES_F32
-    cdef size_t part = BLOCK_K * TILE_WIDTH * LANES_F32 * sizeof(float)
     cdef bint double = as_dtype(dtype).itemsize == 8
+    cdef ptrdiff_t L = LANES_F64 if double else LANES_F32
+    # the panel, the rows, the result
+    cdef size_t part = BLOCK_K * max(TILE_WIDTH * L, <ptrdiff_t> TILE_HEIGHT) * (8 if double else 4)
+    cdef Memory memory = take_memory(3 * part)
     memset(memory.aligned, 0, 3 * part)
     times = []
     for _ in range(repeats):

@@ -77,6 +77,11 @@ cdef inline ptrdiff_t packed_size(real *kind, ptrdiff_t K, ptrdiff_t N) noexcept
     return K * padded(kind, N)
 
 
+cdef inline ptrdiff_t block_size(real *kind) noexcept nogil:
+    """Numbers of a panel of the full width and BLOCK_K rows."""
+    return BLOCK_K * TILE_WIDTH * lanes_of(kind)
+
+
 cdef inline ptrdiff_t panel_count(real *kind, ptrdiff_t N) noexcept nogil:
     return ceil_div(ceil_div(N, lanes_of(kind)), TILE_WIDTH)
 
