@@ -137,3 +137,22 @@ def test_many_gradients_of_large_states_at_once(cell):
             assert one is None or np.array_equal(one[0], of_all[n])
     slow = reference.step_back(p.run()[2], 1, *(part[:1].copy() for part in given))
     np.testing.assert_allclose(whole[0][:1], slow[0], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("cell", [cell for cell in kernels.CELLS if "gru" in cell])
+def test_columns_of_both_gradients(cell):
+    """All of them, those of r and z, those of n."""
+    H = 5
+    p = ground_problem(cell, T=3, B=2, H=H)
+    saved = kernels.unroll(p.cell, p.x, p.state, p.weights)[2]
+    rng = np.random.default_rng(0)
+    columns = [(0, 3 * H), (0, 2 * H), (2 * H, 3 * H)]
+    spans = np.array([(side, *span) for side in (0, 1) for span in columns])
+    factors = rng.normal(size=(3, len(spans), 2))
+    loss = rng.normal(size=(1, *p.state[0].shape))
+    totals, exponents = np.zeros((1, 3, len(spans))), np.zeros((1, 3), np.int64)
+    kernels.walk(saved, loss, np.array([2]), 1, factors, spans, totals, exponents)
+    d = kernels.step_back(saved, 2, loss)[2:4]
+    for m, (side, first, last) in enumerate(spans):
+        expected = ((factors[2, m] @ d[side][0][:, first:last]) ** 2).sum()
+        np.testing.assert_allclose(totals[0, 2, m], expected, rtol=1e-12)

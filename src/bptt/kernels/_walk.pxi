@@ -255,12 +255,9 @@ cdef object columns_of_rows(Panels w, spans):
     cdef ptrdiff_t H = w.H
     native = []
     for side, first, last in spans.tolist():
-        if w.cell >= GRU:
-            if last - first == 3 * H:
-                first = H if side and w.cell == GRU else 0
-                last = first + 3 * H
-            else:
-                last = H if first else 3 * H
-                first = 0 if first else H
+        if side and w.cell == GRU:
+            first, last = first + H, last + H
+        elif w.cell >= GRU and last - first < 3 * H:
+            first, last = 0 if first else H, H if first else 3 * H
         native.append((first, last))
     return asarray(native, "i8")
