@@ -69,6 +69,22 @@ def check_nothing(p):
         assert not value.any(), name
 
 
+@pytest.mark.parametrize(
+    ("call", "others"),
+    [
+        (kernels.bptt, (None, None)),
+        (kernels.step_back, (0, np.zeros((1, 1, 1)))),
+        (kernels.walk, (np.zeros((1, 1, 1)), None, 1, None, None, None, None)),
+        (kernels.short_call, (np.zeros((1, 1, 1)), None)),
+        (kernels.step_seconds, (None,)),
+    ],
+)
+def test_none_in_place_of_what_the_kernels_have_made(call, others):
+    """An error instead of a look at memory that is none of theirs."""
+    with pytest.raises(TypeError, match="got NoneType"):
+        call(*(["tanh"] if call is kernels.bptt else []), None, *others)
+
+
 # ------------------------------------------------------------------------------------- odd sizes
 
 

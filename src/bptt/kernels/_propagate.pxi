@@ -2,7 +2,7 @@
 
 
 def bptt(
-    str cell, Saved saved, dy, dfinal_state, depth=None, int threads=1, *, squares=None, add_to=None,
+    str cell, Saved saved not None, dy, dfinal_state, depth=None, int threads=1, *, squares=None, add_to=None,
     tuple initial_to=None, bint input_grad=True, dx_to=None
 ):
     """Backward loop over time of one direction of one layer: gradients of a scalar loss.
@@ -69,7 +69,7 @@ def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
     return [job.bounds[k] for k in range(job.chunks + 1)]
 
 
-def step_back(Saved saved, ptrdiff_t s, dh, dc=None, *, bint together=False):
+def step_back(Saved saved not None, ptrdiff_t s, dh, dc=None, *, bint together=False):
     """One time step backwards, for N gradients at once.
 
     Parameters

@@ -228,7 +228,7 @@ cdef inline bint numbers(Py_buffer *view, bint double) noexcept:
             and <uintptr_t> view.buf % (8 if double else 4) == 0)
 
 
-def short_call(Panels weights, x, h_0, c_0=None):
+def short_call(Panels weights not None, x, h_0, c_0=None):
     """`unroll` of a few steps in a layer's own layout, with 1 us of overhead less.
 
     Parameters
@@ -304,8 +304,11 @@ cdef bint initial(state, Py_buffer *view, Panels weights, ptrdiff_t B, ptrdiff_t
     return view.shape[0] == 1 and view.shape[1] == B and view.shape[2] == size
 
 
-def step_seconds(Stepper stepper, x, *, int rounds=1000, int repeats=7):
-    """Seconds of one step inside the kernel, without the call: the best of so many repeats of so many steps."""
+def step_seconds(Stepper stepper not None, x, *, int rounds=1000, int repeats=7):
+    """Seconds of one step inside the kernel, without the call: the best of so many repeats of so many steps.
+
+    The steps are made: the state moves on.
+    """
     best = float("inf")
     cdef Py_buffer frame
     cdef int axes, r

@@ -191,7 +191,7 @@ cdef int brought_near(real *h, ptrdiff_t n, real *c, ptrdiff_t nc) noexcept nogi
     return power
 
 
-def walk(Saved saved, losses, steps, ptrdiff_t each, factors, spans, totals, exponents, *, int threads=1):
+def walk(Saved saved not None, losses, steps, ptrdiff_t each, factors, spans, totals, exponents, *, int threads=1):
     """Squared norms of the terms of a gradient.
 
     Parameters
