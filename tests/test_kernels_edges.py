@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +107,33 @@ def test_odd_sizes(cell, dtype):
         # one number is a sum of some of the size of 1
         check_forward(p, actual, {"y": y} | dict(zip(("h_n", "c_n"), final, strict=False)), added=1.0)
         check_gradients(p, backward(p, saved), numpy_cells.backward(p, saved.y, saved.c), added=1.0)
+
+
+#: Prints by how many KiB a call with a vocabulary of a million makes the process larger.
+VOCABULARY = """
+import numpy as np
+from bptt import kernels
+from bptt.arrays import Weights
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmPeak"))
+weights = Weights(np.zeros((1, 10**6), "f4"), np.zeros((1, 1), "f4"), None, None)
+before = peak()
+x, state = np.zeros((400, 2), "i8"), (np.zeros((2, 1), "f4"),)
+kernels.unroll("tanh", x, state, weights, lengths=np.array([400, 3]))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_large_vocabulary():
+    """Its size counts for the packed weights, a padded row for every token, not for rows of the batch."""
+    # where the tests find the package, the script finds it
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    out = subprocess.run(
+        [sys.executable, "-c", VOCABULARY], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert int(out) < 200_000
 
 
 @pytest.mark.parametrize("cell", [cell for cell in kernels.CELLS if "layer_norm" in extras(cell)])

@@ -96,14 +96,15 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     rows = min(B, TOGETHER)
     ahead = max(AHEAD if I * N >= LARGE else AHEAD // 3, rows)
     apart = now.ragged or now.reset or any(now.rates[1:])
+    tokens = now.tokens and unit < structure.directions
     normal = N + N_hh if structure.layer_norm else 0
     there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N_hh + R)
     back = B * (R + H) + C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
     back += C * (R if structure.proj_size else 0) + C * H
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if apart:
-        there += ahead * (I + N + 1) + rows * (3 * R + 2 * H + N_hh + 1)
-        back += C * (R + (2 if now.tokens and unit < structure.directions else 2 * I))
+        there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N_hh + 1)
+        back += C * (R + (2 if tokens else 2 * I))
     return max(now.threads * there, now.threads * worker + back)
 
 

@@ -144,7 +144,7 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef Panels w = job.weights
     cdef Course course = job.course
     cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
-    cdef ptrdiff_t x = 0 if course.plain else C if w.tokens else C * w.I
+    cdef ptrdiff_t x = 0 if course.plain else 2 * C if w.tokens else C * w.I  # a token id is as long as two floats
     cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
     cdef bint m = w.projected or w.cell == GRU_BEFORE
     cdef size_t size
@@ -154,14 +154,14 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     job.scratch = take_memory(job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
     size += (C * (w.S + (w.N_hh if w.normal else 0)) if job.turns else 0) + (0 if course.plain else C * w.R)
-    size += 2 * x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
+    size += x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
     size += total * (w.R + w.H) if job.deep else 0
     job.work = take_memory(size * sizeof(real) + LINE)
     # token ids first, aligned as they must be
     next = <real *> job.work.aligned
     if x:
         job.xs = next
-        next = next + 2 * x
+        next = next + x
     job.carry_h, job.carry_c = next, next + B * w.R if w.cell == LSTM else NULL
     next = next + B * (w.R + w.H)
     job.da = next

@@ -69,7 +69,7 @@ cdef class UnrollJob(Job):
         if apart or (w.cell > IDENTITY and self.gates == NULL):
             size += steps * rows * w.S
         if apart:
-            size += rows * (steps * w.I + 2 * w.R + w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
+            size += rows * ((0 if w.tokens else steps * w.I) + 3 * w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
         elif w.cell == LSTM and self.c == NULL:
             size += rows * w.H
         if w.given_ih != NULL:
@@ -211,7 +211,7 @@ cdef void unroll_apart(
     cdef bint zoned_c = lstm and (course.kept_c != NULL or course.zoneout_c > 0)
     cdef real *a = <real *> job.room(worker)
     cdef real *x = a + ahead * rows * S
-    cdef real *normed_ih = x + ahead * rows * I
+    cdef real *normed_ih = x + (0 if w.tokens else ahead * rows * I)
     cdef real *rate_ih = normed_ih + ahead * rows * N
     cdef real *normed_hh = rate_ih + ahead * rows
     cdef real *rate_hh = normed_hh + rows * w.N_hh
