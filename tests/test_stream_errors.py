@@ -251,10 +251,14 @@ def test_a_stepper_does_nothing_with_other_frames(module, tokens):
 
 @pytest.mark.kernels
 def test_a_stepper_keeps_its_size():
-    p = problem(1, 2, 5, 7, dtype=F4)
-    stepper = kernels.Stepper("tanh", p.weights, (p.h_0,))
-    for h in (p.h_0[:1], p.h_0.astype(F8)):
-        with pytest.raises(ValueError, match=rf"^state: expected {p.h_0.nbytes} .*bytes, got {h.nbytes}$"):
-            stepper.state = (h,)
+    p = problem(1, 2, 5, 7, cell="lstm", dtype=F4)
+    stepper = kernels.Stepper("lstm", p.weights, p.state)
+    h, c = p.state
+    for one, other in ((h[:1], c), (h, c[:1]), (h.astype(F8), c.astype(F8))):
+        with raises(
+            ValueError,
+            f"state: expected {h.nbytes} and {c.nbytes} bytes, got {one.nbytes} and {other.nbytes}",
+        ):
+            stepper.state = one, other
     with pytest.raises(TypeError):
         pickle.dumps(stepper)

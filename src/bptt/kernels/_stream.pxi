@@ -91,7 +91,8 @@ cdef class Stepper:
         cdef void *h = buffers.read(state[0])
         cdef void *c = buffers.read(state[1]) if self.size_c else NULL
         if buffers.views[0].len != self.size or (c != NULL and buffers.views[1].len != self.size_c):
-            raise ValueError(f"state: expected {self.size} and {self.size_c} bytes, got {buffers.views[0].len}")
+            raise ValueError(f"state: expected {self.size} and {self.size_c} bytes, "
+                             f"got {buffers.views[0].len} and {buffers.views[1].len if c != NULL else 0}")
         if share_swap(&self.busy, 1):
             raise RuntimeError("state: expected one thread at a time, got another state while a step is under way")
         memcpy(self.h[self.now], h, self.size)
