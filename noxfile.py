@@ -132,10 +132,9 @@ def checked(session: nox.Session) -> None:
     kernel_tests(session, *session.posargs)
 
 
-@nox.session(python=PYTHON, default=False)
-def sanitized(session: nox.Session) -> None:
-    """Test the kernels with GCC's address and undefined-behaviour sanitizers."""
-    session.install(".[test]", env={"BPTT_SANITIZE": "1"})
+def sanitized_tests(session: nox.Session, **build: str) -> None:
+    """Run the kernel tests in a build with GCC's sanitizers."""
+    session.install(".[test]", env={"BPTT_SANITIZE": "1", **build})
     libraries = [
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
         for name in ("libasan.so", "libubsan.so")
@@ -149,6 +148,18 @@ def sanitized(session: nox.Session) -> None:
     }
     # a complaint ends the process, and with it what pytest would have shown of a captured descriptor
     kernel_tests(session, "--capture=sys", "-k", LIMITS, *session.posargs, **environment)
+
+
+@nox.session(python=PYTHON, default=False)
+def sanitized(session: nox.Session) -> None:
+    """Test the kernels with GCC's address and undefined-behaviour sanitizers."""
+    sanitized_tests(session)
+
+
+@nox.session(python=PYTHON, default=False)
+def scalar(session: nox.Session) -> None:
+    """Do the same without vector types, where a vector of floats is shorter than one of doubles."""
+    sanitized_tests(session, BPTT_SCALAR="1")
 
 
 @nox.session(python=PYTHON, default=False)

@@ -6,6 +6,7 @@ BPTT_NATIVE    one variant, for the processor it is built on
 BPTT_CHECKED   bounds checks, and assertions on every panel index
 BPTT_SANITIZE  with GCC's or Clang's address and undefined-behaviour sanitizers
 BPTT_TRACE     counting the lines that run, for GCC's gcov
+BPTT_SCALAR    the baseline alone and without vector types, as a compiler that has none builds it (MSVC)
 """
 
 import os
@@ -20,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 
 KINDS = [
     kind
-    for kind in ("native", "checked", "sanitize", "trace")
+    for kind in ("native", "checked", "sanitize", "trace", "scalar")
     if os.environ.get(f"BPTT_{kind.upper()}") == "1"
 ]
 DIRECTIVES = {
@@ -37,7 +38,7 @@ DIRECTIVES = {
 }
 
 MSVC = sys.platform == "win32"
-X86_64 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC
+X86_64 = platform.machine().lower() in ("x86_64", "amd64") and not MSVC and "scalar" not in KINDS
 # The stable ABI: one wheel for every CPython from 3.11 on, for 0.1 to 0.4 us a call.  Free-threaded Pythons
 # don't have it, and a wheel for one processor need not fit several Pythons.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED") and "native" not in KINDS

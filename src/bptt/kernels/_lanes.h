@@ -14,7 +14,7 @@
 #include <immintrin.h>
 #endif
 
-#if !defined(__GNUC__)
+#if !defined(__GNUC__) || defined(BPTT_SCALAR)
 #define LANES_BYTES 0
 #elif defined(__AVX512F__)
 #define LANES_BYTES 64

@@ -8,7 +8,7 @@
 #define CPU_NATIVE 0
 #endif
 
-#if !defined(BPTT_NATIVE) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#if !defined(BPTT_NATIVE) && !defined(BPTT_SCALAR) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #include <cpuid.h>
 #include <stdint.h>
 
