@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import pytest
 from numpy_rnn import B, H, I, T, backward, close, forward, problem
@@ -328,6 +330,19 @@ def test_tape_survives_changes_of_parameters_state_and_tokens(backend):
     for name in rnn.parameters:
         np.testing.assert_array_equal(after.parameters[name], before.parameters[name])
         np.testing.assert_array_equal(tape.parameters[name], old[name])
+
+
+def test_tape_survives_changes_of_a_buffer_of_tokens(backend):
+    """What is no ndarray may share its memory with the array that is made of it."""
+    rnn = bptt.RNN(6, H, seed=1, backend=backend)
+    ids = array("q", [3, 0, 5])
+    y, _, tape = rnn.record(ids)
+    before = tape.backward(np.ones_like(y))
+    ids[:] = array("q", [2, 1, 4])
+    after = tape.backward(np.ones_like(y))
+    np.testing.assert_array_equal(tape.x, [3, 0, 5])
+    for name in rnn.parameters:
+        np.testing.assert_array_equal(after.parameters[name], before.parameters[name])
 
 
 def test_gradients_are_new_arrays(backend):

@@ -196,10 +196,11 @@ class Recurrent(Fixed, Generic[Given, Held]):
         ):
             batched = True
         else:
-            given = x
             x, batched = checks.sequence(x, self.input_size, dtype, self.batch_first)
-            if keep and x.ndim == 2 and isinstance(given, np.ndarray) and np.may_share_memory(x, given):
-                x = x.copy()  # ids changed after they were checked would index outside weight_ih
+            if keep and x.ndim == 2:
+                # Ids changed after they were checked would index outside weight_ih. Whose they are can't be
+                # told: a tensor or a buffer shares its memory, too.
+                x = x.copy()
         weights = self._weights(x.ndim == 2)
         initial = self._initial(h_0, x.shape[1], batched, keep)
         threads = checks.resolve_threads(threads)
