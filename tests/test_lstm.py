@@ -219,6 +219,11 @@ def test_all_options_together(backend):
         ({"peepholes": 1}, TypeError, "peepholes: expected True or False, got 1"),
         ({"forget_bias": math.inf}, ValueError, "forget_bias: expected a finite number, got inf"),
         ({"forget_bias": math.nan}, ValueError, "forget_bias: expected a finite number, got nan"),
+        (
+            {"forget_bias": -(10**400)},
+            ValueError,
+            f"forget_bias: expected a finite number, got {-(10**400)}",
+        ),
         ({"forget_bias": "1"}, TypeError, "forget_bias: expected a finite number, got '1'"),
         ({"forget_bias": True}, TypeError, "forget_bias: expected a finite number, got True"),
         (

@@ -289,6 +289,7 @@ RATE = "expected a number in [0, 1), got"
         (-0.1, ValueError),
         (math.nan, ValueError),
         (math.inf, ValueError),
+        pytest.param(10**400, ValueError, id="10**400"),
         ("0.5", TypeError),
         (True, TypeError),
         (None, TypeError),
@@ -299,6 +300,13 @@ RATE = "expected a number in [0, 1), got"
 def test_wrong_rates(name, layer, value, error):
     with raises(error, f"{name}: {RATE} {value!r}"):
         layer(2, 3, num_layers=2, backend="reference", **{name: value})
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant <= 52, reason="no number between it and 1 that is no float")
+def test_a_rate_that_rounds_to_one():
+    value = np.nextafter(np.longdouble(1), np.longdouble(0))
+    with raises(ValueError, f"dropout: {RATE} {value!r}"):
+        bptt.RNN(2, 3, num_layers=2, dropout=value)
 
 
 def test_wrong_pairs():

@@ -103,20 +103,32 @@ def choice(name: str, value: Any, options: Collection[str]) -> str:
 
 def number(name: str, value: Any) -> float:
     """Return `value` as a finite float; bools are not welcome."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    found = _real(value)
+    if found is None:
         raise TypeError(f"{name}: expected a finite number, got {value!r}")
-    if not math.isfinite(value):
+    if not math.isfinite(found):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+    return found
 
 
 def rate(name: str, value: Any) -> float:
     """Return `value` as a float in [0, 1), the share of something that is left out."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    found = _real(value)
+    if found is None:
         raise TypeError(f"{name}: expected a number in [0, 1), got {value!r}")
-    if not 0.0 <= value < 1.0:  # NaN too
+    if not 0.0 <= found < 1.0:  # NaN too; and what is below 1 only until it is rounded
         raise ValueError(f"{name}: expected a number in [0, 1), got {value!r}")
-    return float(value)
+    return found
+
+
+def _real(value: Any) -> float | None:
+    """Return a number as a float, infinity for one that is too large; None for anything else, bools too."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # of integers alone
+        return math.inf if value > 0 else -math.inf
 
 
 def flag(name: str, value: Any) -> bool:
