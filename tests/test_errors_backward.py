@@ -90,6 +90,16 @@ def test_default_is_the_usable_cores(fresh_default, given):
     assert checks.resolve_threads(None) == 1
 
 
+@pytest.mark.parametrize("threads", [1025, 2**31, 10**30])
+def test_threads_without_number_are_as_many_as_some(fresh_default, rnn, threads):
+    assert checks.resolve_threads(1024) == 1024
+    assert checks.resolve_threads(threads) == 1024
+    fresh_default.setenv("BPTT_NUM_THREADS", str(threads))
+    assert checks.resolve_threads(None) == 1024
+    y, _, tape = rnn.record(zeros(5, 3, 28), threads=threads)  # too little work to start so many
+    tape.backward(y, threads=threads)
+
+
 def test_a_bad_environment_variable_does_not_stop_the_import():
     code = "import bptt; print(bptt.RNN(2, 3, backend='reference'))"
     env = {**os.environ, "BPTT_NUM_THREADS": "many"}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BACKENDS = ("kernels", "reference")
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 INITS = ("uniform", "orthogonal", "identity")
+#: Threads beyond which more are not asked for: the ground floor sets memory aside for each.
+MOST_THREADS = 1024
 
 
 @functools.cache  # asked in every call of a tape
@@ -51,7 +53,7 @@ def default_threads() -> int:
     """Return the thread count used where none is given; found out once in a process.
 
     It is the environment variable ``BPTT_NUM_THREADS`` if that is set, else the number of cores this
-    process may run on.
+    process may run on; at most `MOST_THREADS`.
 
     Raises
     ------
@@ -62,12 +64,12 @@ def default_threads() -> int:
     if given:
         if not (given.isascii() and given.isdigit() and int(given) >= 1):
             raise ValueError(f"BPTT_NUM_THREADS: expected an integer of at least 1, got {given!r}")
-        return int(given)
-    return usable_cores()
+        return min(int(given), MOST_THREADS)
+    return min(usable_cores(), MOST_THREADS)
 
 
 def resolve_threads(threads: int | None) -> int:
-    """Return `threads`, or `default_threads` for None.
+    """Return `threads`, or `default_threads` for None; at most `MOST_THREADS`.
 
     Raises
     ------
@@ -76,9 +78,9 @@ def resolve_threads(threads: int | None) -> int:
     """
     if threads is None:
         return default_threads()
-    if type(threads) is int and threads > 0:
+    if type(threads) is int and 0 < threads <= MOST_THREADS:
         return threads
-    return integer("threads", threads)
+    return min(integer("threads", threads), MOST_THREADS)
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:
