@@ -85,7 +85,7 @@ class Backend(Protocol):
         keep: bool = True,
         threads: int = 1,
         *,
-        lengths: Tokens | None = None,  # (B,), in [0, T]: each row's number of steps
+        lengths: Tokens | None = None,  # (B,): each row's number of steps; below 0 none, above T all
         reset: Mask | None = None,  # (T, B): True where a row starts this step from its initial state
         reverse: bool = False,  # each row goes through its steps from the last to the first
         noise: Noise | None = None,
