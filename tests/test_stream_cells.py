@@ -334,6 +334,12 @@ def test_wrong_states_of_an_lstm(backend, h, error, message):
         stream.step(zeros(4, I, dtype=F8))
 
 
+def test_unequal_rows_of_a_cell_state():
+    stream = bptt.LSTM(I, 4, seed=0).stream()
+    with raises(ValueError, "c_0: expected an array, got a list of unequal rows"):
+        stream.reset((None, [[0.0], [0.0, 1.0]]))
+
+
 @pytest.mark.parametrize("kind", ["RNN", "projected", "GRU"])
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_nothing_moves_when_a_step_fails(backend, kind, num_layers):

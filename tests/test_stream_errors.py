@@ -117,6 +117,7 @@ STATE = "(num_layers, batch, hidden_size)"
         (2, zeros(1, 3, 4), ValueError, f"shape (1, 2, 4) = {STATE}, got (1, 3, 4)"),
         (2, zeros(1, 4), ValueError, f"shape (1, 2, 4) = {STATE}, got (1, 4)"),
         (1, zeros(4), ValueError, f"shape (1, 1, 4) = {STATE}, got (4,)"),
+        (1, [[0.0], [0.0, 1.0]], ValueError, "an array, got a list of unequal rows"),
         (1, zeros(2, 4), ValueError, "shape (1, 4) = (num_layers, hidden_size), got (2, 4)"),
         (
             1,

@@ -215,8 +215,10 @@ class Stream(Generic[Given, Held]):
         """Return a state (L, B, ...) that a user gave, as copies; zeros where it is None."""
         rnn, B = self._rnn, self._batch_size
         pair = isinstance(value, (tuple, list)) and rnn._structure.has_c
-        given = [part for part in value if part is not None] if pair else [value]
-        batched = B > 1 or not given or np.ndim(given[0]) != 2
+        named = zip(names, value, strict=False) if pair else [(names[0], value)]
+        given = (checks.as_array(name, part) for name, part in named if part is not None)
+        first = next(given, None)
+        batched = B > 1 or first is None or first.ndim != 2
         parts: tuple[Array | None, ...] = (None, None)
         if value is not None:
             parts = checks.state_parts(names, value, rnn._structure.state_shapes(B, batched), rnn.dtype)
