@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from bptt import budget, checks, noise, passes, schedule, truncation
+from bptt import budget, checks, noise, passes, schedule, stack, truncation
 from bptt.checkpointing import Recipe, Walk, lanes
 from bptt.gradients import Gradients
 from bptt.tape import Tape
@@ -200,10 +200,9 @@ def record(
     count = checks.resolve_threads(threads)
     if lengths is not None:
         lengths = checks.lengths(lengths, T, B, batched)
-        lengths = None if (lengths == T).all() else lengths
     if reset is not None:
         reset = checks.reset(reset, T, B, batched, layer.batch_first)
-        reset = reset if reset[1:].any() else None
+    lengths, reset = stack.course(lengths, reset, T)
     ground = checks.resolve_backend(layer.backend)
     bounds = np.array(ground.chunk_bounds(T, B, lengths)[::-1], np.int64)
     copied = layer.batch_first or not (tokens or (x.dtype == dtype and x.flags.c_contiguous))

@@ -222,15 +222,15 @@ class Recurrent(Fixed, Generic[Given, Held]):
                 reset = checks.reset(reset, T, B, batched, self.batch_first)
             masks = noise.draw(structure, self._rates, T, B, dtype, seed) if keep else self._mean
             outputs: list[Array] | None = [] if check_finite else None
+            told_lengths, told_reset = stack.course(lengths, reset, T)
             y, final, saved = stack.forward(
                 self._unroll,
                 structure,
                 weights,
                 x,
                 initial,
-                # What says nothing is not passed on: the ground floor is faster without.
-                lengths=None if lengths is None or (lengths == T).all() else lengths,
-                reset=None if reset is None or not reset[1:].any() else reset,
+                lengths=told_lengths,
+                reset=told_reset,
                 masks=masks,
                 keep=keep,
                 threads=threads,

@@ -139,9 +139,8 @@ def dropped(y: Array, masks: Masks | None, layer: int) -> Array:
     return scaled
 
 
-def course(recorded: Pass) -> tuple[Tokens | None, Mask | None]:
-    """Return lengths and reset of a pass, each None where it says nothing."""
-    lengths, reset, steps = recorded.lengths, recorded.reset, len(recorded.y)
+def course(lengths: Tokens | None, reset: Mask | None, steps: int) -> tuple[Tokens | None, Mask | None]:
+    """Return lengths and reset of T steps, each None where it says nothing: `unroll` is faster then."""
     return (
         None if lengths is None or (lengths == steps).all() else lengths,
         None if reset is None or not reset[1:].any() else reset,

@@ -109,7 +109,7 @@ def propagate(
     """
     depth, stride = cut
     structure, saved = recorded.structure, recorded.saved
-    lengths, reset = stack.course(recorded)
+    lengths, reset = stack.course(recorded.lengths, recorded.reset, len(recorded.y))
     if len(saved) == 1 and stride == 1 and not structure.layer_norm:
         noisy = recorded.masks is not None and any(recorded.masks.noise)
         if lengths is None and reset is None and not noisy:
