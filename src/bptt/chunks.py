@@ -106,13 +106,10 @@ def chunks(
         From all but the first the state is carried on, see `start`.
     """
     steps = len(batch.x)
-    if truncation is None or steps <= truncation:
-        if stride is None or stride == truncation or network.many_to_one or truncation is None:
-            yield Chunk(*batch)
-        else:
-            yield from _overlapping(batch, truncation, stride)
-    elif not network.many_to_one and stride not in (None, truncation):
+    if truncation is not None and stride not in (None, truncation) and not network.many_to_one:
         yield from _overlapping(batch, truncation, stride)
+    elif truncation is None or steps <= truncation:
+        yield Chunk(*batch)
     elif not network.many_to_one:
         yield from _from_the_start(batch, truncation)
     elif batch.lengths is None and batch.reset is None:
