@@ -16,39 +16,26 @@ from bptt.objective import objective
 from bptt.readout import Linear
 
 
-class NetworkGradients:
+class NetworkGradients(Gradients):
     """Gradients of a network's loss, and the state to carry on with.
 
     Attributes
     ----------
     parameters : dict
         dL/dparameter under the names of ``Network.parameters``.
-    x : ndarray or None
-        dL/dx in the layout of x; None if x was token ids.
-    h_0 : ndarray
-        dL/dh_0, (L*D, B, R), or (L*D, R) unbatched.
-    c_0 : ndarray or None
-        dL/dc_0 of an LSTM, (L*D, B, H) or (L*D, H); None of another layer.
+    x, h_0, c_0
+        As in `Gradients`.
     h_n : ndarray, for an LSTM a pair of them
         The final state itself: ``h_0`` of the next chunk.
     """
 
-    __slots__ = ("c_0", "h_0", "h_n", "parameters", "x")
+    __slots__ = ("h_n",)
 
     def __init__(
-        self, parameters: dict[str, Array], x: Array | None, h_0: Array, h_n: Any, c_0: Array | None = None
+        self, x: Array | None, h_0: Array, parameters: dict[str, Array], c_0: Array | None, h_n: Any
     ) -> None:
-        self.parameters = parameters
-        self.x = x
-        self.h_0 = h_0
+        super().__init__(x, h_0, parameters, c_0)
         self.h_n = h_n
-        self.c_0 = c_0
-
-    def __repr__(self) -> str:
-        x = None if self.x is None else self.x.shape
-        c_0 = "" if self.c_0 is None else f"c_0={self.c_0.shape}, "
-        parameters = ", ".join(f"{name}: {value.shape}" for name, value in self.parameters.items())
-        return f"NetworkGradients(x={x}, h_0={self.h_0.shape}, {c_0}parameters={{{parameters}}})"
 
 
 class Seen(NamedTuple):
@@ -342,7 +329,7 @@ def _joined(gradients: Gradients, dreadout: Mapping[str, Array], h_n: Any) -> Ne
     """Return the gradients of layer and readout as those of a network."""
     parameters = {f"rnn.{name}": value for name, value in gradients.parameters.items()}
     parameters |= {f"readout.{name}": value for name, value in dreadout.items()}
-    return NetworkGradients(parameters, gradients.x, gradients.h_0, h_n, gradients.c_0)
+    return NetworkGradients(gradients.x, gradients.h_0, parameters, gradients.c_0, h_n)
 
 
 def _outward(rows: Array, seen: Seen) -> Array:

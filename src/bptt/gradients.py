@@ -37,4 +37,4 @@ class Gradients:
         x = None if self.x is None else self.x.shape
         c_0 = "" if self.c_0 is None else f"c_0={self.c_0.shape}, "
         parameters = ", ".join(f"{name}: {value.shape}" for name, value in self.parameters.items())
-        return f"Gradients(x={x}, h_0={self.h_0.shape}, {c_0}parameters={{{parameters}}})"
+        return f"{type(self).__name__}(x={x}, h_0={self.h_0.shape}, {c_0}parameters={{{parameters}}})"
