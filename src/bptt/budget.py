@@ -71,17 +71,17 @@ def costs(structure: Structure, now: Situation) -> Costs:
     return Costs(int(fixed), int(state), max(_step(structure, lane, now) for lane in lanes))
 
 
-def _sizes(structure: Structure, unit: int) -> tuple[int, int, int, int, int, int]:
-    """Return I, H, R, S, G*H and the columns of W_hh h of a unit: what the kernels call so."""
+def _sizes(structure: Structure, unit: int) -> tuple[int, int, int, int, int]:
+    """Return I, H, R, S and N = G*H of a unit: what the kernels call so. W_hh h has at most N columns."""
     H = structure.hidden_size
     I = structure.input_size if unit < structure.directions else structure.output_size
     S = H if structure.gates == 1 else 4 * H
-    return I, H, structure.state_size, S, structure.gates * H, structure.gates * H
+    return I, H, structure.state_size, S, structure.gates * H
 
 
 def _weights(structure: Structure, unit: int, tokens: bool) -> int:
     """Return the numbers in a unit's packed weights, for both ways, and in its gradients."""
-    I, H, R, _, N, _ = _sizes(structure, unit)
+    I, H, R, _, N = _sizes(structure, unit)
     own = N * (I + R + 4) + R * H + 3 * H
     packed = (N + PADDING) * (I + R + 4) + (R + PADDING) * H
     back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
@@ -91,19 +91,19 @@ def _weights(structure: Structure, unit: int, tokens: bool) -> int:
 
 def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     """Return the numbers in the kernels' working memory for a unit, on the way there or back."""
-    I, H, R, S, N, N_hh = _sizes(structure, unit)
+    I, H, R, S, N = _sizes(structure, unit)
     B, C = now.batch, max(CHUNK, now.batch)
     rows = min(B, TOGETHER)
     ahead = max(AHEAD if I * N >= LARGE else AHEAD // 3, rows)
     apart = now.ragged or now.reset or any(now.rates[1:])
     tokens = now.tokens and unit < structure.directions
-    normal = N + N_hh if structure.layer_norm else 0
-    there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N_hh + R)
+    normal = 2 * N if structure.layer_norm else 0
+    there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N + R)
     back = B * (R + H) + C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
     back += C * (R if structure.proj_size else 0) + C * H
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if apart:
-        there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N_hh + 1)
+        there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N + 1)
         back += C * (R + (2 if tokens else 2 * I))
     return max(now.threads * there, now.threads * worker + back)
 
@@ -114,9 +114,9 @@ def _step(structure: Structure, lane: range, now: Situation) -> int:
     numbers = masks = 0
     widest = 0
     for unit in lane:
-        I, H, R, S, N, N_hh = _sizes(structure, unit)
+        I, H, R, S, N = _sizes(structure, unit)
         numbers += R + (H if structure.has_c else 0) + (S if structure.gates > 1 else 0)
-        numbers += N + N_hh + 2 if structure.layer_norm else 0
+        numbers += 2 * N + 2 if structure.layer_norm else 0
         # of each mask its entries, the random words they come of, and a copy in the other order
         masks += 4 * ((R if rates.zoneout_h else 0) + (H if rates.zoneout_c else 0))
         if rates.dropout and unit != lane[-1]:
