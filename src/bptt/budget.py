@@ -45,6 +45,8 @@ class Costs(NamedTuple):
     fixed: int
     state: int  # of all units, kept between two pieces
     step: int  # of a time step that is taped and taken back
+    dy: int  # of a time step's dL/dy, where it is copied and `step` doesn't count that
+    dx: int  # of a time step's dL/dx in a window, which is added to the caller's
 
 
 def costs(structure: Structure, now: Situation) -> Costs:
@@ -68,7 +70,10 @@ def costs(structure: Structure, now: Situation) -> Costs:
         # y of all layers but the last, dy and dx of one
         fixed += (structure.num_layers + 1) * now.steps * B * structure.output_size * z
     lanes = [range(units)] if D == 1 else [range(unit, unit + 1) for unit in range(units)]
-    return Costs(int(fixed), int(state), max(_step(structure, lane, now) for lane in lanes))
+    step = max(_step(structure, lane, now) for lane in lanes)
+    dy = 0 if now.copied or D == 2 else B * structure.output_size * z
+    dx = 0 if now.tokens else B * structure.input_size * z
+    return Costs(int(fixed), int(state), step, dy, dx)
 
 
 def _sizes(structure: Structure, unit: int) -> tuple[int, int, int, int, int]:

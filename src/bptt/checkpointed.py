@@ -28,7 +28,8 @@ class CheckpointedTape(Tape):
 
     It has the `Tape.backward` of a tape, with the same gradients, and nothing that looks into the pass:
     states, gates and masks are not there. The first backward pass goes on from what recording left, each
-    later one runs over the whole sequence once more.
+    later one runs over the whole sequence once more; so does the first if it is truncated, or has to copy
+    pieces of dy and the budget has no room for these beside what was left.
     """
 
     __slots__ = ("_recorded", "_steps_taped")
@@ -141,6 +142,7 @@ class CheckpointedTape(Tape):
         if most is not None and cut[0] > most:
             raise ValueError(f"depth: expected at most {most}, which fit into the budget, got {cut[0]}")
         recipe = recorded.recipe
+        passes.forget(recorded)
         (lane,) = lanes(recipe)
         walk = Walk(recipe, lane, recorded.schedule(), recipe.x, threads)
         here: list[Any] = [0, lane.initial]
@@ -148,6 +150,16 @@ class CheckpointedTape(Tape):
         def before(first: int) -> Any:
             here[:] = first, walk.run(here[0], first, here[1])
             return here[1]
+
+        length = 0
+
+        def read(first: int, last: int) -> Any:
+            nonlocal length
+            if last - first != length:
+                # blocks of memory of this size will not be found among those that are kept
+                recipe.ground.release_memory()
+                length = last - first
+            return walk.read(first, last)
 
         if recorded.last and dy is not None:
             # a row's last output is its final state
@@ -158,7 +170,7 @@ class CheckpointedTape(Tape):
             recipe.ground.bptt,
             lane,
             recipe.weights,
-            walk.read,
+            read,
             recipe.x,
             before,
             dy,
@@ -219,7 +231,7 @@ def record(
         count,
     )
     costs = budget.costs(structure, now)
-    plan, most = _plan(bounds, costs, memory, checkpoint)
+    plan, beside_dy, most = _plan(bounds, costs, memory, checkpoint)
     recipe = Recipe(
         ground,
         structure,
@@ -235,7 +247,7 @@ def record(
         reset,
         noise.draws(structure, layer._rates, T, B, dtype, seed),
     )
-    y, final, recorded = passes.record(recipe, plan, last=last, threads=count)
+    y, final, recorded = passes.record(recipe, plan, beside_dy, last=last, threads=count)
     tape = CheckpointedTape(
         recorded, backend=layer.backend, batched=batched, batch_first=layer.batch_first, steps_taped=most
     )
@@ -248,15 +260,20 @@ def record(
 
 def _plan(
     bounds: npt.NDArray[np.int64], costs: budget.Costs, memory: Any, checkpoint: Any
-) -> tuple[Callable[[], Schedule], int | None]:
-    """Return what makes a schedule, and how many steps can be taped at once if that is limited."""
+) -> tuple[Callable[[], Schedule], Callable[[], Schedule] | None, int | None]:
+    """Return what makes a schedule, and one beside copies of dy; the most steps of a window, if limited."""
     if checkpoint is not None:
         if memory is not None:
             raise ValueError(f"checkpoint: expected None with memory, got {checkpoint!r}")
         fixed = schedule.even(bounds, checks.integer("checkpoint", checkpoint, 0))
-        return lambda: fixed, None
+        return lambda: fixed, None, None
     room = checks.integer("memory", memory) - costs.fixed
-    least = schedule.least(bounds, costs.state, costs.step)
+    beside_dy = costs.step + costs.dy
+    least = schedule.least(bounds, costs.state, beside_dy)
     if room < least:
         raise ValueError(f"memory: expected at least {costs.fixed + least} bytes for this pass, got {memory}")
-    return lambda: schedule.Fitted(bounds, room, costs.state, costs.step), room // costs.step
+    return (
+        lambda: schedule.Fitted(bounds, room, costs.state, costs.step),
+        (lambda: schedule.Fitted(bounds, room, costs.state, beside_dy)) if costs.dy else None,
+        room // (beside_dy + costs.dx),
+    )

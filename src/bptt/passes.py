@@ -26,6 +26,7 @@ class Recorded(NamedTuple):
 
     recipe: Recipe
     schedule: Callable[[], Schedule]
+    beside_dy: Callable[[], Schedule] | None  # for copies of dy; None: they fit into that of `schedule`
     inputs: list[Any]  # of every group of lanes: x, in two directions also y of the layers below
     paths: list[list[Path]]  # of every lane at most one, which the first backward pass uses up
     last: bool  # whether there is only the last step of y
@@ -39,7 +40,12 @@ def _groups(recipe: Recipe) -> list[list[tuple[int, Lane]]]:
 
 
 def record(
-    recipe: Recipe, schedule: Callable[[], Schedule], *, last: bool, threads: int
+    recipe: Recipe,
+    schedule: Callable[[], Schedule],
+    beside_dy: Callable[[], Schedule] | None,
+    *,
+    last: bool,
+    threads: int,
 ) -> tuple[Array, tuple[Array, ...], Recorded]:
     """Run a sequence through all layers, keeping some states.
 
@@ -48,6 +54,8 @@ def record(
     recipe : Recipe
     schedule : callable
         Makes a schedule.
+    beside_dy : callable or None
+        Makes one that leaves room for copies of dy, if the other doesn't.
     last : bool
         Whether only the last step of y is wanted: of each row its own, zero for a row without steps.
     threads : int
@@ -89,7 +97,7 @@ def record(
     if last:
         y[recipe.stepless] = 0
     final = tuple([np.stack(parts) for parts in zip(*finals, strict=True)])
-    return y, final, Recorded(recipe, schedule, inputs, paths, last)
+    return y, final, Recorded(recipe, schedule, beside_dy, inputs, paths, last)
 
 
 def _writer(lane: Lane, y: Array) -> Callable[[int, int, Array], None]:
@@ -163,6 +171,10 @@ def backward(
     if recorded.last and dy is not None:
         dy, ends = None, np.array(dy, recipe.dtype)
         ends[recipe.stepless] = 0
+    schedule = recorded.schedule
+    if dy is not None and recorded.beside_dy is not None and not _as_read(dy, recipe.dtype):
+        schedule = recorded.beside_dy
+        forget(recorded)
     dweights: list[Any] = [None] * units
     dx: Array | None = None
     groups = _groups(recipe)
@@ -190,12 +202,24 @@ def backward(
                 put = _adder(lane, dx) if lane.reverse else _writer(lane, dx)
             dx_to = dx if put is None else None
             given = None if dy is None else dy[:, :, part]
-            walk = Walk(recipe, lane, recorded.schedule(), x, threads)
+            walk = Walk(recipe, lane, schedule(), x, threads)
             walk.back(_taken(recorded, number, lane), back, _reader(recipe, lane, given, end), put, dx_to)
             for n, unit in enumerate(lane.units):
                 dstates[unit] = _sums(zeros[n], back.dstate[n])
                 dweights[unit] = back.dweights[n] or pieces.zeros(recipe.shapes[unit])
     return dx, tuple([np.stack(parts) for parts in zip(*dstates, strict=True)]), dweights
+
+
+def forget(recorded: Recorded) -> None:
+    """Let go of what `record` left, where the backward pass needs its room: it starts from the beginning."""
+    for paths in recorded.paths:
+        paths.clear()
+    recorded.recipe.ground.release_memory()
+
+
+def _as_read(dy: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether pieces of dy are what the ground floor reads, so that none is copied."""
+    return dy.dtype == dtype and dy.flags.c_contiguous and dy.flags.aligned
 
 
 def _taken(recorded: Recorded, number: int, lane: Lane) -> Path:

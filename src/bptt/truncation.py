@@ -252,6 +252,7 @@ def backward(
         # with S = 1 the initial state stands one step before the first: docs/gradients.md, "Truncation"
         if stride > 1 or (first == 0 and window.end < depth):
             _add_rows(dinitial, back.dstate, anew)
+        del piece, dx_window  # before the next are made
     dweights = [total or pieces.zeros(shapes) for total, shapes in zip(back.dweights, like, strict=True)]
     return dx, tuple([np.stack(parts) for parts in zip(*dinitial, strict=True)]), dweights
 
