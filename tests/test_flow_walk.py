@@ -26,13 +26,20 @@ OVER_TIME = {
 }
 
 
-def both(monkeypatch, tape, dy, **options):
-    """By the walk, and without it."""
-    found = tape.terms(dy, reduce="norm", **options)
+def both(monkeypatch, tape, dy):
+    """By the walk, and without it: whether there was one, and the norms of each."""
+    walks, walk = [], expansion.walked
+
+    def spy(*arguments):
+        walks.append(arguments)
+        return walk(*arguments)
+
+    monkeypatch.setattr(expansion, "walked", spy)
+    found = tape.terms(dy, reduce="norm")
     monkeypatch.setattr(expansion, "can_walk", lambda *_: False)
-    expected = tape.terms(dy, reduce="norm", **options)
+    expected = tape.terms(dy, reduce="norm")
     monkeypatch.undo()
-    return found, expected
+    return len(walks) == 1, found, expected
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -44,7 +51,8 @@ def test_against_steps_one_by_one(monkeypatch, dtype, kind, options, over_time):
     tape = layer.record(q.x, q.h_0, seed=5, **OVER_TIME[over_time])[2]
     dy = q.dy.copy()
     dy[1] = 0
-    found, expected = both(monkeypatch, tape, dy)
+    walked, found, expected = both(monkeypatch, tape, dy)
+    assert walked == (kind not in ("projected", "peepholes"))
     assert list(found) == list(expected)
     for name, norms in expected.items():
         size = norms.max(initial=0)
@@ -75,9 +83,10 @@ def test_rows_that_cancel_and_rows_that_are_tiny(monkeypatch):
     for name, norms in layer.record(x)[2].terms(dy, reduce="norm").items():
         assert (left[name] <= 1e-6 * norms).all()
     for scale in (1e-30, 1e30):
-        found, expected = both(monkeypatch, layer.record(x)[2], dy * F4(scale))
+        walked, found, expected = both(monkeypatch, layer.record(x)[2], dy * F4(scale))
+        assert walked
         for name, norms in expected.items():
-            np.testing.assert_allclose(found[name], norms, rtol=1e-4, atol=1e-6 * norms.max())
+            np.testing.assert_allclose(found[name], norms, rtol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +112,13 @@ def test_gradients_beyond_the_range_of_floats(monkeypatch, layer, options, scale
         single.parameters["bias_ih_l0"][:] = double.parameters["bias_ih_l0"][:] = 0
         single.parameters["bias_hh_l0"][:] = double.parameters["bias_hh_l0"][:] = 0
     tapes = [one.record(x.astype(one.dtype), lengths=[60, 44, 51])[2] for one in (single, double)]
-    found, expected = both(monkeypatch, tapes[0], dy)
+    walked, found, expected = both(monkeypatch, tapes[0], dy)
+    assert walked
     exact = tapes[1].terms(dy.astype(F8), reduce="norm")
     for name, norms in exact.items():
-        np.testing.assert_allclose(found[name], norms, rtol=1e-2, atol=1e-300)
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-300)
+        # a gradient in float32 is a product of up to 60 matrices, each rounded
+        np.testing.assert_allclose(found[name], norms, rtol=5e-5, atol=1e-300)
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-6, atol=1e-300)
     norms = exact["bias_hh_l0"]
     assert norms[norms > 0].min() < 1e-60 if scale < 1 else norms.max() > 1e60
 
