@@ -86,7 +86,7 @@ def test_orthogonal_init(proj_size):
         w = layer.parameters[f"weight_hh_l{level}"]
         assert w.shape == (32, R)
         for block in np.split(w, 4):
-            np.testing.assert_allclose(block.T @ block, np.eye(R), atol=1e-14)
+            np.testing.assert_allclose(block.T @ block, np.eye(R), rtol=0, atol=1e-14)
             blocks.append(block.tobytes())
     assert len(set(blocks)) == 8
 
