@@ -151,14 +151,6 @@ def test_odd_sizes_normalised(cell, dtype):
                 assert same(part[name], whole[name][..., rows, :]), (name, H, B)
 
 
-def test_a_projection_of_any_size(dtype):
-    """The ground floor takes one that is as large as what it projects, too."""
-    for H in (1, 2, 16, 33):
-        for P in {1, H // 2, H} - {0}:
-            p = problem(3, 4, 2, H, cell="lstm", dtype=dtype, features=["projection"], P=P)
-            assert results(p)["weight_hr"].shape == (P, H)
-
-
 # ------------------------------------------------------------------------------------- not finite
 
 
