@@ -30,6 +30,12 @@ CASES = [
     for kind, stack in itertools.product(LAYERS, STACKS)
     if (kind, stack) != ("reset_before", "normal")
 ]
+OF_ONE_LAYER = [
+    (kind, options)
+    for kind in LAYERS
+    for options in ({}, {"recurrent_dropout": 0.3, "zoneout": 0.3}, {"layer_norm": True})
+    if (kind, options) != ("reset_before", {"layer_norm": True})
+]
 
 
 def recorded(layer, ragged=False, tokens=False):
@@ -84,11 +90,8 @@ def test_against_copies_in_numpy(monkeypatch, kind, stack, ragged):
         np.testing.assert_allclose((term * along).sum(axis=axes), expected, rtol=0, atol=1e-12 * size)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.3, "zoneout": 0.3}, {"layer_norm": True}])
+@pytest.mark.parametrize(("kind", "options"), OF_ONE_LAYER)
 def test_against_the_double_sum(backend, kind, options):
-    if kind == "reset_before" and "layer_norm" in options:
-        return
     layer = make(kind, **options, backend=backend)
     q, tape, dy = recorded(layer)
     double = make(kind, **options, backend="reference")
@@ -153,13 +156,10 @@ def test_sums_norms_and_rows(kind, stack, ragged):
                 close(sizes[name], norms(expected, name))
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_layouts(batch_first):
-    layer = make("LSTM", batch_first=batch_first)
+def test_batch_first():
+    layer = make("LSTM", batch_first=True)
     q = problem(layer)
-    turn = (lambda a: a.swapaxes(0, 1)) if batch_first else (lambda a: a)
-    tape = layer.record(turn(q.x), q.h_0)[2]
-    terms = tape.terms(turn(q.dy))
+    terms = layer.record(q.x.swapaxes(0, 1), q.h_0)[2].terms(q.dy.swapaxes(0, 1))
     expected = make("LSTM").record(q.x, q.h_0)[2].terms(q.dy)
     for name, term in expected.items():
         assert np.array_equal(terms[name], term)

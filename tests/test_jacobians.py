@@ -39,11 +39,16 @@ def by_unit_gradients(layer, q, i):
 # ------------------------------------------------------------------------------------- products
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("options", [{}, {"recurrent_dropout": 0.3}, {"layer_norm": True}])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (kind, options)
+        for kind in LAYERS
+        for options in ({}, {"recurrent_dropout": 0.3}, {"layer_norm": True})
+        if (kind, options) != ("reset_before", {"layer_norm": True})
+    ],
+)
 def test_products_are_what_backward_gives(backend, kind, options):
-    if kind == "reset_before" and "layer_norm" in options:
-        return
     layer, q, tape = recorded(kind, options=options, backend=backend)
     products = tape.jacobian_products()
     S = size_of_h(layer) + (H if isinstance(layer, bptt.LSTM) else 0)
@@ -159,9 +164,8 @@ def test_norms_beyond_floats():
         np.testing.assert_allclose(products.norms()[:, 0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in LAYERS if kind != "relu"]
-)  # of units that are off nothing is left
+# of ReLUs that are off nothing is left
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "relu"])
 def test_lyapunov_exponents(backend, kind):
     products = recorded(kind, backend=backend)[2].jacobian_products()
     exponents = products.lyapunov()
@@ -221,21 +225,18 @@ def test_ragged_rows_have_ends_of_their_own(backend, kind, direction):
 
 
 def test_bounds():
-    for kind, steepest in (("RNN", 1.0), ("relu", 1.0)):
+    for kind in ("RNN", "relu"):
         layer, _, tape = recorded(kind)
         bound = tape.jacobian_products().bound
-        assert bound == pytest.approx(
-            steepest * np.linalg.norm(layer.parameters["weight_hh_l0"], 2), rel=1e-12
-        )
+        assert bound == pytest.approx(np.linalg.norm(layer.parameters["weight_hh_l0"], 2), rel=1e-12)
     layer = bptt.RNN(2, 3, nonlinearity="sigmoid", seed=0)
     bound = layer.record(zeros(2, 1, 2))[2].jacobian_products().bound
     assert bound == pytest.approx(np.linalg.norm(layer.parameters["weight_hh_l0"], 2) / 4, rel=1e-6)
     layer, _, tape = recorded("RNN", options={"recurrent_dropout": 0.5})
     products = tape.jacobian_products()
     assert products.bound == pytest.approx(2 * np.linalg.norm(layer.parameters["weight_hh_l0"], 2), rel=1e-12)
-    assert (
-        products.norms()[:, :] <= products.bound ** np.arange(T, -1, -1)[:, np.newaxis] * (1 + 1e-12)
-    ).all()
+    bounds = products.bound ** np.arange(T, -1, -1)[:, np.newaxis]
+    assert (products.norms() <= bounds * (1 + 1e-12)).all()
     for kind, options in (
         ("LSTM", {}),
         ("GRU", {}),

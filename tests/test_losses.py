@@ -203,7 +203,7 @@ class TestExtremes:
         assert loss == pytest.approx(6e4 + math.log(2), rel=EPS[kind])
         np.testing.assert_array_equal(ds, np.array([[1, -1, -0.5]], kind))
 
-    def test_small_losses_keep_their_digits(self, backend):
+    def test_small_losses_keep_their_digits(self):
         s = np.array([[40.0]])
         # log(1 + e^-40) is e^-40 to the last bit, where log(sigmoid(40)) is 0
         loss, _ = losses.binary_cross_entropy(s, np.ones((1, 1)))

@@ -255,7 +255,7 @@ def test_default_reduction(loss, reduction, backend):
     assert default.loss(*problem(default)) == given.loss(*problem(default))
 
 
-def test_repr(backend):
+def test_repr():
     network = small("reference", loss="residual", loss_options={"link": "sigmoid"}, many_to_one=True)
     text = repr(network)
     assert text.startswith("Network(RNN(2, 4, ")
