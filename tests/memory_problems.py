@@ -1,6 +1,7 @@
 """Random layers and passes for the tests of checkpointed passes."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,17 @@ class Problem:
         return self.layer.record(self.x, self.h_0, **self.options, **options)
 
     def least(self, **options: Any) -> int:
-        """Return the smallest budget, which the error names."""
-        try:
-            self.record(memory=1, **options)
-        except ValueError as error:
-            return int(str(error).removeprefix("memory: expected at least ").split()[0])
-        raise AssertionError("one byte was enough")
+        """Return the smallest budget."""
+        return least_memory(self.record, **options)
+
+
+def least_memory(record: Callable[..., Any], *arguments: Any, **options: Any) -> int:
+    """Return the smallest budget for a pass, which the error names."""
+    try:
+        record(*arguments, memory=1, **options)
+    except ValueError as error:
+        return int(str(error).removeprefix("memory: expected at least ").split()[0])
+    raise AssertionError("one byte was enough")
 
 
 def make(seed: int, backend: str = "kernels") -> Problem:
