@@ -20,6 +20,16 @@ DERIVATIVE = {
 }
 T, B, I, H = 4, 3, 2, 5
 
+#: The same values in memory layouts that a kernel does not take as they are; of any shape but ().
+AWKWARD = {
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "negative": lambda a: np.flip(np.flip(a).copy()),
+    "fortran": np.asfortranarray,
+    "swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "unaligned": lambda a: np.frombuffer(b"." + a.tobytes(), a.dtype, a.size, 1).reshape(a.shape),
+    "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+}
+
 
 def close(actual, expected, terms=T * B * H):
     """Equal to rounding: relative to the largest entry, by precision."""

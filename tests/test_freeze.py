@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from errors import F4, F8, raises, zeros
 from kernel_problems import WORK_TO_SHARE, same
-from numpy_rnn import B, H, I, T, problem
+from numpy_rnn import AWKWARD, B, H, I, T, problem
 
 import bptt
 from bptt.checks import NONLINEARITIES
@@ -89,21 +89,13 @@ def test_threads_share_a_call(dtype):
 
 
 @pytest.mark.parametrize("given", ["x", "h_0"])
-@pytest.mark.parametrize("form", ["strided", "fortran", "swapped", "unaligned", "read-only", "list"])
+@pytest.mark.parametrize("form", [*AWKWARD, "list"])
 def test_memory_layouts(backend, form, given):
     frozen = bptt.RNN(I, H, dtype=F8, seed=1, backend=backend).freeze()
     x, h_0, _, _ = problem(F8)
     expected = frozen(x, h_0)
-    a = x if given == "x" else h_0
-    awkward = {
-        "strided": np.repeat(a, 2, axis=2)[..., ::2],
-        "fortran": np.asfortranarray(a),
-        "swapped": a.astype(">f8"),
-        "unaligned": np.frombuffer(b"." + a.tobytes(), F8, a.size, 1).reshape(a.shape),
-        "read-only": np.frombuffer(a.tobytes(), F8).reshape(a.shape),
-        "list": a.tolist(),
-    }[form]
-    results = frozen(awkward, h_0) if given == "x" else frozen(x, awkward)
+    awkward = AWKWARD.get(form, np.ndarray.tolist)
+    results = frozen(awkward(x), h_0) if given == "x" else frozen(x, awkward(h_0))
     for actual, plain in zip(results, expected, strict=True):
         assert same(actual, plain)
 

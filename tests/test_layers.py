@@ -6,7 +6,8 @@ from array import array
 
 import numpy as np
 import pytest
-from numpy_rnn import B, H, I, T, backward, close, forward, problem
+from kernel_problems import WORK_TO_SHARE
+from numpy_rnn import AWKWARD, B, H, I, T, backward, close, forward, problem
 
 import bptt
 
@@ -182,31 +183,13 @@ def test_token_layouts(backend):
     np.testing.assert_array_equal(rnn(ids[:, 0].tolist())[0], rnn(ids[:, :1])[0][:, 0])
 
 
-def awkward_forms(a):
-    """Return the same values in memory layouts that a kernel does not take as they are."""
-    wide = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
-    wide[..., ::2] = a
-    shifted = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    shifted[...] = a
-    frozen = a.copy()
-    frozen.flags.writeable = False
-    return {
-        "strided": wide[..., ::2],
-        "negative": np.flip(np.flip(a).copy()),
-        "fortran": np.asfortranarray(a),
-        "swapped": a.astype(a.dtype.newbyteorder()),
-        "unaligned": shifted,
-        "read-only": frozen,
-    }
-
-
-@pytest.mark.parametrize("form", ["strided", "negative", "fortran", "swapped", "unaligned", "read-only"])
+@pytest.mark.parametrize("form", AWKWARD)
 def test_memory_layouts(backend, dtype, form):
     rnn = bptt.RNN(I, H, dtype=dtype, seed=1, backend=backend)
     plain = problem(dtype)
     y, h_n, tape = rnn.record(*plain[:2])
     gradients = tape.backward(*plain[2:])
-    x, h_0, dy, dh_n = (awkward_forms(a)[form] for a in plain)
+    x, h_0, dy, dh_n = (AWKWARD[form](a) for a in plain)
     y2, h_n2, tape2 = rnn.record(x, h_0)
     gradients2 = tape2.backward(dy, dh_n)
     np.testing.assert_array_equal(y2, y)
@@ -219,7 +202,7 @@ def test_memory_layouts(backend, dtype, form):
         np.testing.assert_array_equal(given, kept)  # nobody wrote to it
 
 
-@pytest.mark.parametrize("form", ["strided", "negative", "fortran", "swapped", "unaligned", "read-only"])
+@pytest.mark.parametrize("form", AWKWARD)
 @pytest.mark.parametrize("ids", [False, True])
 def test_the_ground_floor_gets_plain_arrays(form, ids):
     """The reference would take anything; a kernel would read the wrong memory."""
@@ -236,8 +219,8 @@ def test_the_ground_floor_gets_plain_arrays(form, ids):
     if ids:
         x = np.random.default_rng(0).integers(0, I, (T, B))
     for name, value in rnn.parameters.items():
-        rnn.parameters[name] = awkward_forms(value)[form]
-    rnn(awkward_forms(x)[form], awkward_forms(h_0)[form])
+        rnn.parameters[name] = AWKWARD[form](value)
+    rnn(AWKWARD[form](x), AWKWARD[form](h_0))
     assert [a.shape for a in given] == [x.shape, (B, H), (H, I), (H, H), (H,), (H,)]
     for a in given:
         assert type(a) is np.ndarray
@@ -247,7 +230,7 @@ def test_the_ground_floor_gets_plain_arrays(form, ids):
         assert a.dtype == (np.int64 if ids and a is given[0] else np.float32)
 
 
-@pytest.mark.parametrize("form", ["strided", "negative", "fortran", "swapped", "unaligned", "read-only"])
+@pytest.mark.parametrize("form", AWKWARD)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_the_ground_floor_gets_plain_gradients(monkeypatch, form, batch_first):
     rnn = bptt.RNN(I, H, seed=1, batch_first=batch_first, backend="reference")
@@ -263,7 +246,7 @@ def test_the_ground_floor_gets_plain_gradients(monkeypatch, form, batch_first):
     if batch_first:
         x, dy = x.swapaxes(0, 1), dy.swapaxes(0, 1).copy()
     tape = rnn.record(x, h_0)[2]
-    tape.backward(awkward_forms(dy)[form], awkward_forms(dh_n)[form])
+    tape.backward(AWKWARD[form](dy), AWKWARD[form](dh_n))
     assert [a.shape for a in given] == [(T, B, H), (B, H)]
     for a in given:
         assert a.flags.c_contiguous
@@ -359,13 +342,16 @@ def test_gradients_are_new_arrays(backend):
     assert not np.shares_memory(first.parameters["bias_ih_l0"], first.parameters["bias_hh_l0"])
 
 
-def test_threads_do_not_change_a_bit(backend):
-    rnn = bptt.RNN(I, H, seed=1, backend=backend)
-    x, h_0, dy, dh_n = problem(np.float32)
-    y, _, tape = rnn.record(x, h_0, threads=1)
-    gradients = tape.backward(dy, dh_n, threads=1)
-    y2, _, tape2 = rnn.record(x, h_0, threads=3)
-    gradients2 = tape2.backward(dy, dh_n, threads=3)
+@pytest.mark.kernels
+def test_threads_do_not_change_a_bit(dtype):
+    rnn = bptt.RNN(70, 130, dtype=dtype, seed=1)
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(size=(40, 33, size)).astype(dtype) for size in (70, 130))
+    assert WORK_TO_SHARE < 2 * 40 * 33 * 130 * 200
+    y, _, tape = rnn.record(x, threads=1)
+    gradients = tape.backward(dy, threads=1)
+    y2, _, tape2 = rnn.record(x, threads=3)
+    gradients2 = tape2.backward(dy, threads=3)
     np.testing.assert_array_equal(y2, y)
     np.testing.assert_array_equal(gradients2.x, gradients.x)
     for name in rnn.parameters:
