@@ -270,8 +270,8 @@ class TestHostile:
     @pytest.mark.parametrize(
         ("entry", "value", "message"),
         [
-            ("dtype", "BF16", "readout.weight: expected a dtype NumPy has, got 'BF16'"),
-            ("dtype", None, "readout.weight: expected a dtype NumPy has, got None"),
+            ("dtype", "BF16", "'readout.weight': expected a dtype NumPy has, got 'BF16'"),
+            ("dtype", None, "'readout.weight': expected a dtype NumPy has, got None"),
             ("shape", [4, 2], "readout.weight: expected shape [2, 4], got [4, 2]"),
             ("shape", "24", "readout.weight: expected shape [2, 4], got '24'"),
             ("shape", [2.0, 4], "expected a whole safetensors file, got a damaged one: "),
@@ -282,9 +282,7 @@ class TestHostile:
     )
     def test_tensor_entry(self, path, entry, value, message):
         self.raw(path, lambda header: header["readout.weight"].update({entry: value}))
-        with pytest.raises(ModelFileError) as raised:
-            load_model(path, backend="reference")
-        assert message.replace("readout.weight:", "") in str(raised.value)
+        rejected(path, message)
 
     def test_tensor_entry_that_is_none(self, path):
         self.raw(path, lambda header: header.update({"readout.weight": 3}))

@@ -1,10 +1,9 @@
 """``bptt flow``: the verdict on a model and a text, the picture, what it refuses."""
 
 import os
-import subprocess
 
 import pytest
-from command_line import TINY, command, make_text, refused, run
+from command_line import TINY, make_text, refused, run
 from matplotlib.image import imread
 
 from bptt.checkpoints import load_character_model
@@ -84,7 +83,7 @@ def test_refusals(text, model, tmp_path):
     assert refuse(model, text, "--steps", 1000, "--batch", 8) == (
         f"{text}: expected more than 8000 characters, --batch times --steps, got 4000"
     )
-    (tmp_path / "other.txt").write_text("日本" * 3000)
+    (tmp_path / "other.txt").write_text("日本" * 3000, encoding="utf-8")
     assert refuse(model, "other.txt") == (
         "other.txt: expected characters that the model knows, got '日', '本'"
     )
@@ -97,14 +96,10 @@ def test_refusals(text, model, tmp_path):
 def test_without_matplotlib(text, model, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('no matplotlib')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": path}}
     arguments = ("flow", model, text, "--steps", 8, "--batch", 2)
-    done = subprocess.run(
-        command(*arguments, "--out", "a.png"), cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 2
+    done = run(*arguments, "--out", "a.png", code=2, **options)
     assert done.stderr == 'bptt: error: pictures need matplotlib: pip install "bptt[plot]"\n'
     # in words it needs none
-    done = subprocess.run(command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "going back" in done.stdout
+    assert "going back" in run(*arguments, **options).stdout
