@@ -8,12 +8,13 @@ import pytest
 from bptt import noise
 from bptt.structure import Structure
 
+BETWEEN = "between layers"
 CASES = list(itertools.product((0, 0.3), (0, 0.4), (0, 0.2), (0, 0.1)))
 
 
 def arrays(masks):
     """Every mask by what it is for."""
-    found = {f"between layers, {layer}": mask for layer, mask in enumerate(masks.dropout)}
+    found = {f"{BETWEEN}, {layer}": mask for layer, mask in enumerate(masks.dropout)}
     for unit, own in enumerate(masks.noise):
         if own is not None:
             found |= {f"{name} {unit}": a for name, a in own._asdict().items() if isinstance(a, np.ndarray)}
@@ -35,8 +36,8 @@ def test_parts(directions, rates, dtype):
             np.testing.assert_array_equal(part[name], mask if mask.ndim == 2 else mask[first:last])
     for unit in range(2 * directions):
         part = arrays(draws.masks(2, 6, (unit,)))
-        own = {name for name in whole if name.endswith(f" {unit}") and name[0] != "b"}
-        assert own == {name for name in part if name[0] != "b"}
+        own = {name for name in whole if name.endswith(f" {unit}") and not name.startswith(BETWEEN)}
+        assert own == {name for name in part if not name.startswith(BETWEEN)}
         for name in own:
             np.testing.assert_array_equal(
                 part[name], whole[name] if part[name].ndim == 2 else whole[name][2:6]
