@@ -118,7 +118,7 @@ def test_in_float32():
     ]
     for actual, expected in zip(*results, strict=True):
         assert actual.dtype == expected.dtype == np.float32
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("cell", "features"), CASES, ids=ids(CASES))

@@ -182,8 +182,9 @@ def test_exponents_of_a_constant_map():
     basis = rng.normal(size=(4, 4))
     rnn.parameters["weight_hh_l0"][:] = basis @ np.diag([1.2, 0.7, 0.4, 0.1]) @ np.linalg.inv(basis)
     products = rnn.record(zeros(3000, 1, 1, dtype=F8))[2].jacobian_products()
-    np.testing.assert_allclose(products.lyapunov()[0], np.log([1.2, 0.7, 0.4, 0.1]), rtol=0, atol=2e-3)
-    np.testing.assert_allclose(products.lyapunov(2)[0], np.log([1.2, 0.7]), rtol=0, atol=2e-3)
+    # until a direction has turned to its eigenvector it counts for another one: a share of the steps
+    np.testing.assert_allclose(products.lyapunov()[0], np.log([1.2, 0.7, 0.4, 0.1]), rtol=0, atol=5e-4)
+    np.testing.assert_allclose(products.lyapunov(2)[0], np.log([1.2, 0.7]), rtol=0, atol=5e-4)
 
 
 def test_a_reset_forgets_everything():
