@@ -3,9 +3,11 @@
 import os
 
 import pytest
+from click.testing import CliRunner
 from command_line import TINY, make_text, refused, run
 from matplotlib.image import imread
 
+from bptt import flow_command, plots
 from bptt.checkpoints import load_character_model
 from bptt.files import load_model, save_model
 from bptt.text import Streams, read_text
@@ -72,6 +74,25 @@ def test_a_picture_is_replaced(text, model, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_spectrum_of_a_large_state_is_left_out(text, model, tmp_path, monkeypatch):
+    overview, drawn = plots.overview, []
+
+    def spy(flow, *, products, **options):
+        drawn.append(products is not None)
+        return overview(flow, products=products, **options)
+
+    monkeypatch.setattr(plots, "overview", spy)
+    out = tmp_path / "a.png"
+    arguments = [str(model), str(text), "--out", str(out), "--steps", "8", "--batch", "2"]
+    for limit in (16, 15):  # h and c of 8 units each
+        monkeypatch.setattr(flow_command, "SPECTRUM_UP_TO", limit)
+        done = CliRunner().invoke(flow_command.flow_command, arguments, catch_exceptions=False)
+        assert done.exit_code == 0
+        assert out.stat().st_size > 0
+        out.unlink()
+    assert drawn == [True, False]
+
+
 def test_refusals(text, model, tmp_path):
     refuse = lambda *arguments: refused("flow", *arguments, cwd=tmp_path)  # noqa: E731
     assert refuse(model, text, "--out", "a.jpg") == (
@@ -80,8 +101,8 @@ def test_refusals(text, model, tmp_path):
     assert refuse(model, text, "--out", "none/a.png") == (
         "--out: expected a file in an existing directory, got none/a.png"
     )
-    assert refuse(model, text, "--steps", 1000, "--batch", 8) == (
-        f"{text}: expected more than 8000 characters, --batch times --steps, got 4000"
+    assert refuse(model, text, "--steps", 1000, "--batch", 4) == (
+        f"{text}: expected more than 4000 characters, --batch times --steps, got 4000"
     )
     (tmp_path / "other.txt").write_text("日本" * 3000, encoding="utf-8")
     assert refuse(model, "other.txt") == (
