@@ -277,6 +277,11 @@ class TestState:
                 "state: expected moments of one shape and dtype for p, got several",
             ),
             (
+                {"exp_avg.p": np.ones(2, np.float32)},
+                ValueError,
+                "state: expected moments of one shape and dtype for p, got several",
+            ),
+            (
                 {"exp_avg.p": np.ones(2, int)},
                 TypeError,
                 "exp_avg.p: expected a float32 or float64 array, got int64",

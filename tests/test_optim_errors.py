@@ -110,12 +110,15 @@ def test_unknown_parameter():
         SGD(0.1).step({"p": np.ones(2)}, {"q": np.ones(2)})
 
 
-def test_parameter_of_another_shape_than_before():
+@pytest.mark.parametrize(
+    ("other", "got"), [(np.ones(3), "(3,) and float64"), (np.ones(2, np.float32), "(2,) and float32")]
+)
+def test_parameter_of_another_shape_or_dtype_than_before(other, got):
     optimizer = Adam()
     optimizer.step({"p": np.ones(2)}, {"p": np.ones(2)})
-    message = "parameters['p']: expected shape (2,) and float64 as in earlier steps, got (3,) and float64"
+    message = f"parameters['p']: expected shape (2,) and float64 as in earlier steps, got {got}"
     with raises(ValueError, message):
-        optimizer.step({"p": np.ones(3)}, {"p": np.ones(3)})
+        optimizer.step({"p": other}, {"p": other.copy()})
 
 
 def test_the_base_class_does_nothing_by_itself():
