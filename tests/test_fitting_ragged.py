@@ -110,6 +110,43 @@ def test_many_to_one_goes_back_from_each_rows_end(kind, truncation, ragged, batc
     close(network, other)
 
 
+def by_overlapping_rows(network, x, targets, truncation, stride, rate):
+    """Train an RNN with every row of every window a call of its own; for a summed loss."""
+    before, outputs = 0, {}
+    for loss in range(0, max(LENGTHS), stride):
+        total = {name: np.zeros_like(value) for name, value in network.parameters.items()}
+        first = max(0, loss + stride - truncation)
+        for b, n in enumerate(LENGTHS):
+            last = min(loss + stride, n)
+            if last <= loss:
+                continue
+            state = outputs[b][np.newaxis, first - before - 1] if first else None
+            y, _, tape = network.rnn.record(x[first:last, b : b + 1], state)
+            seen, outputs[b] = y[loss - first :], y
+            _, ds = network.objective(network.readout(seen), targets[loss:last, b : b + 1])
+            dy = np.zeros_like(y)
+            dy[loss - first :], dreadout = network.readout.backward(seen, ds)
+            for name, value in dreadout.items():
+                total[f"readout.{name}"] += value
+            for name, value in tape.backward(dy).parameters.items():
+                total[f"rnn.{name}"] += value
+        SGD(rate).step(network.parameters, total)
+        before = first
+
+
+@pytest.mark.parametrize(("truncation", "stride"), [(4, 1), (3, 2), (6, 4)])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_overlapping_chunks(truncation, stride, batch_first, backend):
+    network = small(backend, reduction="sum", batch_first=batch_first)
+    other = small(backend, reduction="sum")
+    x, targets = data_set(other, T, B)
+    data = (x.swapaxes(0, 1), targets.T) if batch_first else (x, targets)
+    own = {"truncation": truncation, "stride": stride, "optimizer": SGD(0.1)}
+    network.fit(*data, lengths=LENGTHS, **own, **QUIET)
+    by_overlapping_rows(other, x, targets, truncation, stride, 0.1)
+    close(network, other)
+
+
 def test_without_truncation_it_is_one_call(backend):
     network = small(backend, kind="lstm", layer={"bidirectional": True})
     other = copy.deepcopy(network)
