@@ -25,15 +25,16 @@ def test_too_little(layer):
 
 
 @pytest.mark.parametrize("seed", range(0, 60, 3))
-def test_more_of_everything_needs_more(seed):
+def test_more_threads_need_more(seed):
     problem = make(seed)
-    least = problem.least()
-    assert problem.least(threads=4) >= least
-    if problem.x.ndim == 3 and problem.x.size and "lengths" not in problem.options:
-        options = problem.options
-        problem.options = {name: value for name, value in options.items() if name != "reset"}
-        problem.h_0 = None
-        assert problem.least() <= least
+    assert problem.least(threads=4) > problem.least(threads=1)
+
+
+def test_resets_and_more_rows_and_steps_need_more(layer):
+    least = least_memory(layer.record, zeros(T, B, I))
+    assert least_memory(layer.record, zeros(T, B, I), reset=np.eye(T, B, dtype=bool)) > least
+    assert least_memory(layer.record, zeros(T, 10 * B, I)) > least
+    assert least_memory(layer.record, zeros(100 * T, B, I)) > least
 
 
 def test_arguments(layer):
