@@ -182,6 +182,7 @@ def test_one_thread_at_a_time():
     """Two threads on one stream: an error where they meet, never a crash."""
     rnn = bptt.RNN(600, 600, seed=0)
     stream, frame = rnn.stream(64), np.ones((64, 600), F4)
+    stream.step(frame)  # the first one makes the stepper, and would be refused with another message
     refused, end = [], time.monotonic() + 20
 
     def work():
