@@ -15,8 +15,6 @@ from kernel_problems import WORK_TO_SHARE, differing, extras, problem, results
 
 pytestmark = pytest.mark.kernels
 
-posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-
 #: What every script starts with.
 PRELUDE = """
 import os, sys, threading, time, warnings
@@ -60,7 +58,8 @@ def run(script, timeout=60):
         process.kill()
         out, err = process.communicate()
         pytest.fail(f"still running after {timeout} s: {out}{err}")
-    assert process.returncode == 0, f"{process.returncode}: {out}{err}"
+    # an exception in a thread ends with a message only
+    assert (process.returncode, err) == (0, ""), f"{process.returncode}: {out}{err}"
     return out.split()
 
 
@@ -85,7 +84,6 @@ assert len(pool()) == 3
     run(script)
 
 
-@posix
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("during", [False, True])
 @pytest.mark.parametrize("what", ["tanh", "lstm and all options"])
@@ -158,6 +156,7 @@ LEAVING = """
 p = problem({steps}, 2, 8, {hidden}, cell={cell!r}, dtype=np.float32)
 def call():
     results(p, threads={threads})
+    os.write(1, b"done\\n")  # whole, when two come at once
 for _ in range({callers}):
     threading.Thread(target=call, daemon={daemon}).start()
 time.sleep(0.1)
@@ -187,7 +186,7 @@ def test_leaving_during_a_call_of_a_daemon_thread(slow, threads, cell, hidden):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_leaving_waits_for_other_threads(threads, cell, hidden):
     script = LEAVING.format(steps=400, threads=threads, daemon=False, callers=2, cell=cell, hidden=hidden)
-    assert run(script, timeout=30) == ["left"]
+    assert sorted(run(script, timeout=30)) == ["done", "done", "left"]
 
 
 # ------------------------------------------------------------------------------------- Ctrl-C
@@ -257,7 +256,7 @@ CALLS = {
 }
 
 
-@posix
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", CALLS)
 def test_ctrl_c(name, threads):
