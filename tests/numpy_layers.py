@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+from kernel_problems import same
 
 import bptt
 
@@ -30,6 +31,8 @@ LAYERS = {
     "GRU": (bptt.GRU, {}),
     "reset_before": (bptt.GRU, {"reset_after": False}),
 }
+#: Those that have layer normalisation.
+NORMED = [kind for kind in LAYERS if kind != "reset_before"]
 T, B, I, H = 5, 4, 3, 4
 
 
@@ -69,6 +72,16 @@ def size_of_h(layer):
 def parts_of(state):
     """Return (h,) or (h, c)."""
     return state if isinstance(state, tuple) else (state,)
+
+
+def initial_of(gradients):
+    """Return (dL/dh_0,), of an LSTM (dL/dh_0, dL/dc_0)."""
+    return tuple(part for part in (gradients.h_0, gradients.c_0) if part is not None)
+
+
+def alike(a, b):
+    """Whether two states are the same bits."""
+    return all(same(x, y) for x, y in zip(parts_of(a), parts_of(b), strict=True))
 
 
 def masks_of(tape):

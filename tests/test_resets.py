@@ -8,7 +8,7 @@ from errors import F8, raises, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_problems import same
-from numpy_layers import LAYERS, B, I, T, check_gradients, forward, make, parts_of, problem
+from numpy_layers import LAYERS, B, I, T, check_gradients, forward, initial_of, make, parts_of, problem
 from numpy_rnn import close
 
 import bptt
@@ -50,7 +50,7 @@ def pieces(layer, q, reset, lengths, backward=True):
             g = tape.backward(dy, tuple(dend) if len(dend) == 2 else dend[0])
             if g.x is not None:
                 dx[start:stop, b] = g.x[:, 0]
-            for whole, part in zip(dinitial, (g.h_0, g.c_0), strict=False):
+            for whole, part in zip(dinitial, initial_of(g), strict=True):
                 whole[:, b] += part[:, 0]
             for name, value in g.parameters.items():
                 total[name] += value
@@ -70,7 +70,7 @@ def check_against_pieces(layer, q, reset, lengths=None):
             assert same(actual, part)
     if q.x.ndim == 3:
         assert same(gradients.x, dx)
-    for actual, part in zip((gradients.h_0, gradients.c_0), dinitial, strict=False):
+    for actual, part in zip(initial_of(gradients), dinitial, strict=True):
         close(actual, part)
     for name, value in total.items():
         close(gradients.parameters[name], value)

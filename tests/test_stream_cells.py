@@ -11,15 +11,9 @@ from errors import F4, F8, raises, zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_problems import same
-from numpy_layers import LAYERS, B, H, I, T, make, parts_of, problem, size_of_h
+from numpy_layers import LAYERS, NORMED, B, H, I, T, alike, make, parts_of, problem, size_of_h
 
 import bptt
-
-NORMED = [kind for kind in LAYERS if kind != "reset_before"]
-
-
-def alike(a, b):
-    return all(same(x, y) for x, y in zip(parts_of(a), parts_of(b), strict=True))
 
 
 def zero_state(layer, batch):
@@ -46,12 +40,16 @@ def test_steps_are_the_whole_call(backend, dtype, kind, num_layers, batch, token
     assert alike(stream.state, h_n)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("options", [{"zoneout": 0.3}, {"layer_norm": True}, {"recurrent_dropout": 0.5}])
-def test_options(backend, kind, options):
-    if kind not in NORMED and "layer_norm" in options:
-        return
-    layer = make(kind, num_layers=2, **options, backend=backend)
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        *((kind, "zoneout", 0.3) for kind in LAYERS),
+        *((kind, "recurrent_dropout", 0.5) for kind in LAYERS),
+        *((kind, "layer_norm", True) for kind in NORMED),
+    ],
+)
+def test_options(backend, kind, option, value):
+    layer = make(kind, num_layers=2, **{option: value}, backend=backend)
     q = problem(layer)
     y, _ = layer(q.x, q.h_0)
     stream = layer.stream(B, q.h_0)
