@@ -17,8 +17,9 @@ CELLS = pytest.mark.parametrize("cell", reference.CELLS)
 
 
 def everything(cell: str, *but: str, **sizes: Any) -> Problem:
-    """A problem with all features except some."""
-    return problem(cell, tuple(name for name in features_of(cell) if name not in (*but, "tokens")), **sizes)
+    """A problem with numbers and biases, and all other features except some."""
+    but += ("tokens", "no_bias")
+    return problem(cell, tuple(name for name in features_of(cell) if name not in but), **sizes)
 
 
 def changed(p: Problem, **fields: Any) -> Problem:
@@ -255,8 +256,8 @@ def test_float32_is_float64_rounded(cell: str, features: tuple[str, ...]) -> Non
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize(("T", "B"), [(0, 2), (3, 0), (0, 0)])
 def test_nothing_to_do(cell: str, T: int, B: int, tokens: bool) -> None:
-    features = tuple(name for name in features_of(cell) if tokens or name != "tokens")
-    p = problem(cell, features, T=T, B=B)
+    left_out = {"no_bias"} if tokens else {"no_bias", "tokens"}
+    p = problem(cell, tuple(name for name in features_of(cell) if name not in left_out), T=T, B=B)
     y, final, saved = p.run()
     R = p.state[0].shape[1]
     assert y.shape == (T, B, R)

@@ -83,7 +83,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_central_differences(cell: str, data: st.DataObject) -> None:
     # near a constant row the derivatives of a layer normalisation change within a step
@@ -101,7 +101,7 @@ def test_central_differences_with_everything(cell: str, tokens: bool) -> None:
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_gradients_are_linear_in_dy_and_dfinal(cell: str, data: st.DataObject) -> None:
     p = data.draw(problems(cell))
@@ -117,7 +117,7 @@ def test_gradients_are_linear_in_dy_and_dfinal(cell: str, data: st.DataObject) -
 
 
 @pytest.mark.parametrize("cell", reference.CELLS)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_expansion_adds_up(cell: str, data: st.DataObject) -> None:
     p = data.draw(problems(cell, ("lengths", "reset", "reverse")))
@@ -137,7 +137,7 @@ def test_expansion_adds_up(cell: str, data: st.DataObject) -> None:
             same(getattr(dw, name), array[kept].sum(axis=0))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 @given(N=st.integers(0, 4), K=st.integers(0, 3), O=st.integers(1, 4), seed=seeds)
 def test_affine(N: int, K: int, O: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

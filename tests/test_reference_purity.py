@@ -22,7 +22,7 @@ ALLOWED = {"__future__", "collections.abc", "math", "typing"}
 def imports(path: Path) -> set[str]:
     """Names of the modules that a file imports, relative ones with their dots."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -56,7 +56,7 @@ def test_inner_modules_run_without_numpy(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("")
     for module in INNER:
-        (package / f"{module}.py").write_text((FOLDER / f"{module}.py").read_text())
+        (package / f"{module}.py").write_bytes((FOLDER / f"{module}.py").read_bytes())
     program = (
         "import sys\n"
         "from plain.records import Parameters\n"
