@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 from errors import raises
+from numpy_layers import initial_of, parts_of, problem
+from numpy_rnn import close
 
 import bptt
 from bptt import pieces, reference, truncation
@@ -31,33 +33,15 @@ def make(name, backend="kernels", **options):
     return layer(I, H, **own, **options, dtype=np.float64, seed=1, backend=backend)
 
 
-def numbers(layer, T=T, B=B, seed=0):
+def numbers(layer, T=T, B=B):
     """Return x, h_0, dy and dh_n, time-major."""
-    rng = np.random.default_rng(seed)
-    units = layer.num_layers * (2 if layer.bidirectional else 1)
-    sizes = [getattr(layer, "proj_size", 0) or H, H][: 2 if isinstance(layer, bptt.LSTM) else 1]
-    draw = lambda: tuple(rng.normal(size=(units, B, size)) for size in sizes)  # noqa: E731
-    state = lambda parts: parts if len(parts) == 2 else parts[0]  # noqa: E731
-    x, dy = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, layer.output_size))
-    return x, state(draw()), dy, state(draw())
-
-
-def close(got, expected):
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11)
-
-
-def parts(state):
-    return state if isinstance(state, tuple) else (state,)
+    return tuple(vars(problem(layer, T, B)).values())
 
 
 def rows(state, b):
     """Return one row of a state, as that of a batch."""
-    found = tuple(part[:, b : b + 1] for part in parts(state))
+    found = tuple(part[:, b : b + 1] for part in parts_of(state))
     return found if len(found) == 2 else found[0]
-
-
-def initial(gradients):
-    return tuple(part for part in (gradients.h_0, gradients.c_0) if part is not None)
 
 
 class Sums:
@@ -65,12 +49,12 @@ class Sums:
 
     def __init__(self, layer, x, h_0):
         self.x = np.zeros_like(x)
-        self.initial = tuple(np.zeros_like(part) for part in parts(h_0))
+        self.initial = tuple(np.zeros_like(part) for part in parts_of(h_0))
         self.parameters = {name: np.zeros_like(value) for name, value in layer.parameters.items()}
 
     def check(self, gradients):
         close(gradients.x, self.x)
-        for got, expected in zip(initial(gradients), self.initial, strict=True):
+        for got, expected in zip(initial_of(gradients), self.initial, strict=True):
             close(got, expected)
         for name, value in self.parameters.items():
             close(gradients.parameters[name], value)
@@ -84,7 +68,7 @@ def by_hand(layer, x, h_0, dy, dh_n, K, S, lengths=None, reset=None):
         cuts = [0] + [t for t in range(1, end) if reset is not None and reset[t, b]] + [end]
         own_dh_n = None if dh_n is None else rows(dh_n, b)
         if end == 0 and dh_n is not None:
-            for total, part in zip(sums.initial, parts(own_dh_n), strict=True):
+            for total, part in zip(sums.initial, parts_of(own_dh_n), strict=True):
                 total[:, b : b + 1] += part
         for loss in range(0, end, S):
             first, last = max(0, loss + S - K), min(loss + S, end)
@@ -103,7 +87,7 @@ def by_hand(layer, x, h_0, dy, dh_n, K, S, lengths=None, reset=None):
                     sums.parameters[name] += value
                 # with S = 1 the initial state stands one step before the first one
                 if begin_here == begin and (S > 1 or begin - 1 >= loss + S - K):
-                    for total, part in zip(sums.initial, initial(found), strict=True):
+                    for total, part in zip(sums.initial, initial_of(found), strict=True):
                         total[:, b : b + 1] += part
     return sums
 
@@ -168,7 +152,7 @@ def test_chunks(name, layers):
         got = tape.backward(dy[first : first + 4], dh_n if first + 4 >= T else None)
         expected.x[first : first + 4] = got.x
         if first == 0:
-            expected.initial = initial(got)
+            expected.initial = initial_of(got)
         for key, value in got.parameters.items():
             expected.parameters[key] += value
     expected.check(found)
@@ -182,7 +166,6 @@ def test_nothing_left_out(name, kind, dtype):
     layer, own = LAYERS[name]
     layer = layer(I, H, **own, **options, dtype=dtype, seed=1)
     x, _, dy, _ = numbers(layer)
-    x, dy = x.astype(dtype), dy.astype(dtype)
     over_time = {"ragged": {"lengths": [3, 11, 0]}, "reset": {"reset": np.eye(T, B, dtype=bool)}}.get(
         kind, {}
     )
@@ -266,7 +249,8 @@ def test_cost(monkeypatch, K, S):
     assert len(seen) == 100 // S
 
 
-def test_only_the_last_window_of_a_last_loss():
+def test_windows_end_with_their_blocks():
+    """The first ones begin where time does, and the last one may be cut short at its end."""
     seen = list(truncation.windows(11, 5, 3))
     assert seen == [(0, 0, 3, 3), (1, 3, 6, 6), (4, 6, 9, 9), (7, 9, 11, 12)]
 
