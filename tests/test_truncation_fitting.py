@@ -67,7 +67,7 @@ def test_updates(kind, K, S, backend):
     for name, value in network.parameters.items():
         np.testing.assert_allclose(value, other.parameters[name], rtol=0, atol=1e-13)
     counts = [min(loss + S, T) - loss for loss in range(0, T, S)]
-    assert history["loss"] == [pytest.approx(np.average(hand.losses, weights=counts))]
+    assert history["loss"] == [pytest.approx(np.average(hand.losses, weights=counts), rel=1e-13)]
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"many_to_one": True}])
