@@ -31,7 +31,7 @@ def central_differences(f: Callable[[Array], float], at: Array) -> Array:
 
 
 def close(actual: Any, numerical: Any) -> None:
-    """Fail unless a gradient agrees with its central differences."""
+    """Fail unless a gradient agrees with its central differences: STEP's errors, third derivatives times."""
     np.testing.assert_allclose(actual, numerical, rtol=1e-7, atol=1e-8)
 
 
