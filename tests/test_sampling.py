@@ -1,4 +1,4 @@
-"""Network.sample: greedy, seeded, frequencies, limits, errors."""
+"""Drawing a token, and Network.sample: greedy, seeded, frequencies, limits, errors."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ def language(backend, kind="tanh", *, seed=3, **options):
         for value in parameters.values():
             value *= 4  # predictions far from uniform
     return Network(rnn, readout)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draw_frequencies(temperature):
+    logits = np.array([0.0, 1.0, -1.0, 2.5])
+    p = np.exp(logits / temperature)
+    p /= p.sum()
+    rng = np.random.default_rng(5)
+    counts = np.bincount([draw(logits, temperature, rng) for _ in range(4000)], minlength=4)
+    chi_squared = ((counts - 4000 * p) ** 2 / (4000 * p)).sum()
+    assert chi_squared < 16.3  # 3 degrees of freedom: exceeded once in a thousand
+
+
+def test_draw_near_temperature_0():
+    rng = np.random.default_rng(0)
+    logits = np.array([1.0, 3.0, 2.0])
+    assert {draw(logits, t, rng) for t in (0, 5e-324, 1e-300, 1e-5) for _ in range(20)} == {1}
 
 
 class TestSample:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from bptt.layers import RNN
 from bptt.network import Network
 from bptt.readout import Linear
-from bptt.sampling import draw
 from bptt.text import (
     Streams,
     Vocabulary,
@@ -250,20 +249,3 @@ def test_continue_text_with_a_broken_model():
     network.parameters["readout.bias"][2] = np.nan
     with pytest.raises(ValueError, match="expected finite logits"):
         next(continue_text(network, ABC, "a", 1))
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draw_frequencies(temperature):
-    logits = np.array([0.0, 1.0, -1.0, 2.5])
-    p = np.exp(logits / temperature)
-    p /= p.sum()
-    rng = np.random.default_rng(5)
-    counts = np.bincount([draw(logits, temperature, rng) for _ in range(4000)], minlength=4)
-    chi_squared = ((counts - 4000 * p) ** 2 / (4000 * p)).sum()
-    assert chi_squared < 16.3  # 3 degrees of freedom: exceeded once in a thousand
-
-
-def test_draw_near_temperature_0():
-    rng = np.random.default_rng(0)
-    logits = np.array([1.0, 3.0, 2.0])
-    assert {draw(logits, t, rng) for t in (0, 5e-324, 1e-300, 1e-5) for _ in range(20)} == {1}
