@@ -63,6 +63,12 @@ def test_validation_text_is_the_last_twentieth():
     assert run.evaluate() == bits_per_character(run.network, tokens[379:])
 
 
+def test_validation_text_has_a_longest_length(monkeypatch):
+    monkeypatch.setattr("bptt.training.EVALUATED", 10)
+    tokens = tiny_run().vocabulary.encode(TEXT)
+    assert np.array_equal(tiny_run().validation, tokens[379:390])  # one character before the ten
+
+
 def test_evaluations_stand_at_the_start_of_each_epoch_and_regularly_in_long_ones():
     run = tiny_run(steps_per_chunk=4)
     assert run.streams.chunks == 32
