@@ -1,9 +1,12 @@
-"""What an installation has to hold: every compiled module, the types, one version number."""
+"""What an installation has to hold, and what the package offers: modules, types, version, names, examples."""
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import platform
 import re
+import subprocess
 import sys
 import sysconfig
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -14,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import bptt
-from bptt import kernels
+from bptt import checks, kernels
+from bptt.interface import Backend
 from bptt.kernels import _cpu
 
 PACKAGE = Path(bptt.__file__).parent
@@ -76,3 +80,44 @@ def test_the_changelog_knows_the_version() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == version("bptt") == metadata("bptt")["Version"]
+
+
+@pytest.mark.parametrize("name", ["unroll", "pack", "bptt", "affine", "affine_backward"])
+def test_backends_have_the_interface(backend, name):
+    def arguments(function):
+        parameters = inspect.signature(function).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
+
+    assert arguments(getattr(checks.resolve_backend(backend), name)) == arguments(getattr(Backend, name))
+
+
+def test_what_the_package_offers():
+    assert set(bptt.__all__) <= set(dir(bptt))
+    assert all(getattr(bptt, name) is not None for name in bptt.__all__)
+    assert bptt.__version__[0].isdigit()
+    with pytest.raises(AttributeError, match="module 'bptt' has no attribute 'LSMT'"):
+        _ = bptt.LSMT
+
+
+def test_import_loads_little():
+    """What costs time stays out of `import bptt`: the third floor, metadata, and packages beside NumPy."""
+    code = (
+        "import sys, numpy; before = set(sys.modules); import bptt; "
+        "print(*(name for name in set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "bptt.layers" in loaded
+    assert loaded.isdisjoint(
+        {"bptt.network", "bptt.optim", "bptt.files", "bptt.cli", "bptt.reference", "importlib.metadata"}
+        | {"dataclasses", "inspect", "click", "tqdm", "safetensors", "numpy.random"}
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["bptt.layers", "bptt.lstm", "bptt.gru", "bptt.frozen", "bptt.stream", "bptt.readout"]
+)
+def test_docstring_examples(module):
+    result = doctest.testmod(sys.modules[module])
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -1,22 +1,16 @@
-"""Parameters of a layer: first values, editing, state_dict, copies; reprs; what the package offers."""
+"""Parameters of a layer: first values, editing, state_dict, copies; its options and reprs."""
 
 from __future__ import annotations
 
 import copy
-import doctest
-import inspect
 import math
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from numpy_rnn import H, I, close, forward, problem
 
 import bptt
-from bptt import checks
-from bptt.interface import Backend
 
 
 def test_parameters_are_read_afresh(backend):
@@ -229,9 +223,6 @@ def test_options_are_kept():
     assert (gru.bidirectional, gru.reset_after, gru.output_size) == (True, False, 6)
 
 
-# ------------------------------------------------------------------------------------- the rest
-
-
 def test_reprs(backend):
     kernel_part = "" if backend == "kernels" else f", backend='{backend}'"
     rnn = bptt.RNN(3, 4, seed=0, backend=backend)
@@ -257,44 +248,3 @@ def test_reprs(backend):
     y, _, tape = rnn.record(np.zeros((5, 2), np.int64))
     assert repr(tape) == "Tape(nonlinearity='tanh', T=5, B=2, I=3, H=4, tokens, dtype=float32)"
     assert repr(tape.backward(y)).startswith("Gradients(x=None, ")
-
-
-@pytest.mark.parametrize("name", ["unroll", "pack", "bptt", "affine", "affine_backward"])
-def test_backends_have_the_interface(backend, name):
-    def arguments(function):
-        parameters = inspect.signature(function).parameters.values()
-        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
-
-    assert arguments(getattr(checks.resolve_backend(backend), name)) == arguments(getattr(Backend, name))
-
-
-def test_what_the_package_offers():
-    assert set(bptt.__all__) <= set(dir(bptt))
-    assert all(getattr(bptt, name) is not None for name in bptt.__all__)
-    assert bptt.__version__[0].isdigit()
-    with pytest.raises(AttributeError, match="module 'bptt' has no attribute 'LSMT'"):
-        _ = bptt.LSMT
-
-
-def test_import_loads_little():
-    """What costs time stays out of `import bptt`: the third floor, metadata, and packages beside NumPy."""
-    code = (
-        "import sys, numpy; before = set(sys.modules); import bptt; "
-        "print(*(name for name in set(sys.modules) - before))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "bptt.layers" in loaded
-    assert loaded.isdisjoint(
-        {"bptt.network", "bptt.optim", "bptt.files", "bptt.cli", "bptt.reference", "importlib.metadata"}
-        | {"dataclasses", "inspect", "click", "tqdm", "safetensors", "numpy.random"}
-    )
-
-
-@pytest.mark.parametrize(
-    "module", ["bptt.layers", "bptt.lstm", "bptt.gru", "bptt.frozen", "bptt.stream", "bptt.readout"]
-)
-def test_docstring_examples(module):
-    result = doctest.testmod(sys.modules[module])
-    assert result.attempted > 0
-    assert result.failed == 0
