@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,13 @@ def test_draw_near_temperature_0():
     rng = np.random.default_rng(0)
     logits = np.array([1.0, 3.0, 2.0])
     assert {draw(logits, t, rng) for t in (0, 5e-324, 1e-300, 1e-5) for _ in range(20)} == {1}
+
+
+@pytest.mark.parametrize(("u", "expected"), [(0.0, 1), (0.5, 2), (1 - 2**-53, 2)])
+def test_draw_takes_no_class_without_weight(u, expected):
+    """At either end of what a generator gives; the first and the last class underflow."""
+    rng = SimpleNamespace(random=lambda: u)
+    assert draw(np.array([-2000.0, 0.0, 1.0, -2000.0]), 1.0, rng) == expected
 
 
 class TestSample:
