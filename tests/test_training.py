@@ -40,10 +40,15 @@ def test_the_state_is_carried_and_the_update_is_that_of_the_settings():
         wanted = before[name] - 0.5 * 0.01 / norm * expected[name]
         np.testing.assert_allclose(value, wanted, rtol=0, atol=2 * np.finfo(np.float32).eps)
     assert np.array_equal(run.state[0], gradients.h_n)
-    assert run.counters.training_bits == loss / math.log(2)
+    bits = loss / math.log(2)
+    assert run.counters.training_bits == bits
     inputs, targets = run.streams.chunk(1, run.counters.offset)
     assert run.gradients()[0] == run.network.loss(inputs, targets, *run.state)
     assert run.gradients()[0] != run.network.loss(inputs, targets)
+    loss, gradients = run.gradients()
+    run.update(loss, gradients)
+    mean = 0.98 * bits + 0.02 * loss / math.log(2)
+    assert run.counters.training_bits == pytest.approx(mean, rel=1e-15)
 
 
 def test_gradients_and_evaluation_change_nothing():
@@ -76,15 +81,15 @@ def test_evaluations_stand_at_the_start_of_each_epoch_and_regularly_in_long_ones
     run.validation = run.validation[:10]
     assert run.evaluation_interval == 17  # 200 in chunks of 12
     at = []
-    for _ in range(70):
+    for _ in range(90):
         if run.evaluation_due:
             at.append(run.counters.steps)
             run.note_validation(float(len(at) % 3))
             assert not run.evaluation_due
         run.update(*run.gradients())
-    assert at == [0, 17, 32, 49, 64]
-    assert (run.counters.best_bits, run.counters.best_steps) == (0.0, 32)
-    assert (run.counters.validation_bits, run.counters.validated_steps) == (2.0, 64)
+    assert at == [0, 17, 32, 49, 64, 81]
+    assert (run.counters.best_bits, run.counters.best_steps) == (0.0, 32)  # the first of two
+    assert (run.counters.validation_bits, run.counters.validated_steps) == (0.0, 81)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -139,33 +144,41 @@ def test_train_stops_at_the_last_epoch_and_validates_there():
     assert state_of(run) == state_of(other)
 
 
-def test_train_for_seconds_ends_in_time_with_a_validation(monkeypatch):
-    run, now = tiny_run(), 100.0
+class Clock:
+    """Time that passes where it is told to."""
 
-    def taking(seconds, function):
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr("bptt.training.time.monotonic", lambda: self.now)
+
+    def taking(self, seconds, function):
+        """A function that takes so long."""
+
         def slow(*arguments):
-            nonlocal now
-            now += seconds
+            self.now += seconds
             return function(*arguments)
 
         return slow
 
-    monkeypatch.setattr("bptt.training.time.monotonic", lambda: now)
-    monkeypatch.setattr(run, "gradients", taking(1.0, run.gradients))
-    monkeypatch.setattr(run, "evaluate", taking(3.0, run.evaluate))
+
+def test_train_for_seconds_ends_in_time_with_a_validation(monkeypatch):
+    run, clock = tiny_run(), Clock(monkeypatch)
+    monkeypatch.setattr(run, "gradients", clock.taking(1.0, run.gradients))
+    monkeypatch.setattr(run, "evaluate", clock.taking(3.0, run.evaluate))
     run.limit = Limit(seconds=40)
     train(run, started=97.0)  # 3 s are gone before it is called
     assert run.counters.validated_steps == run.counters.steps
     # 3 + two evaluations of 3 at steps 0 and 16, then steps while 1.5 evaluations and 2 steps more would fit
     assert run.counters.steps == 25
-    assert run.counters.seconds == 3 + 3 + 16 + 3 + 9 + 3 == now - 97.0
+    assert run.counters.seconds == 3 + 3 + 16 + 3 + 9 + 3 == clock.now - 97.0
     run.limit = Limit(seconds=run.counters.seconds)
     train(run)  # none of its time is left
     assert run.counters.steps == 25
 
 
 def test_train_saves_every_so_often(monkeypatch):
-    monkeypatch.setattr("bptt.training.SAVE_EVERY", 0.0)
-    saved = []
-    train(tiny_run(1), save=lambda run: saved.append(run.counters.steps))
-    assert saved == list(range(1, 17))
+    run, clock, saved = tiny_run(1), Clock(monkeypatch), []
+    monkeypatch.setattr(run, "gradients", clock.taking(10.0, run.gradients))
+    train(run, save=clock.taking(15.0, lambda run: saved.append(run.counters.steps)))
+    # once more than 30 s have passed since the end of the last one
+    assert saved == [4, 8, 12, 16]
