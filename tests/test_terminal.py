@@ -8,6 +8,7 @@ import signal
 import pytest
 from tiny_runs import state_of, tiny_run
 
+from bptt.settings import Limit
 from bptt.terminal import Interrupts, Progress, duration, printable
 from bptt.training import train
 
@@ -55,6 +56,23 @@ def test_a_signal_breaks_off_work_at_once_and_once():
     assert state_of(run) == before
 
 
+def test_a_second_signal_does_not_break_off_what_follows_the_first():
+    ended = False
+
+    def work():
+        nonlocal ended
+        with interrupts.allowed():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                ended = True
+
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        work()
+    assert ended
+
+
 def test_lines_when_not_on_a_terminal(monkeypatch):
     stream, run = io.StringIO(), tiny_run()
     progress = Progress(stream)
@@ -83,6 +101,19 @@ def test_a_run_goes_on_when_its_progress_cannot_be_written(error, monkeypatch):
     train(run, report=progress)
     progress.close(run)
     assert run.counters.epoch == 2
+
+
+def test_a_run_of_some_time_ends_at_all_of_it():
+    """It ends a little before the time is over, and says 100% and nothing left."""
+    stream, run = io.StringIO(), tiny_run(1)
+    run.limit = Limit(seconds=100.0)
+    progress = Progress(stream)
+    progress(run)
+    run.counters.seconds = 99.0
+    progress.close(run, finished=False)
+    progress.close(run)
+    shown = [(line[:4], line[-9:]) for line in stream.getvalue().splitlines()]
+    assert shown == [("  0%", "1:40 left"), (" 99%", "0:01 left"), ("100%", "0:00 left")]
 
 
 def test_durations_and_printable_text():
