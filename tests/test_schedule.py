@@ -138,6 +138,11 @@ def test_many_chunks(more):
     assert steps <= runs * bounds[-1]
 
 
+def test_pieces_are_as_even_as_the_room_allows():
+    schedule = Fitted(np.arange(19), 8, 1, 1)  # beside 0, 1, 2 states there is room for 8, 7, 6 chunks
+    assert [schedule.advance(*piece) for piece in [(0, 18, 0), (6, 18, 1), (12, 18, 2)]] == [6, 6, 0]
+
+
 def test_all_at_once():
     bounds = np.arange(11) * 3
     assert work(Fitted(bounds, 30 * 7, 1, 7)) == 30
