@@ -8,8 +8,6 @@ import pickle
 import numpy as np
 import pytest
 from errors import F4, F8
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kernel_problems import same
 from numpy_layers import make, problem
 from numpy_rnn import B, H, I, T, close, forward
@@ -49,38 +47,6 @@ def test_steps_of_every_size(cell, dtype):
                 stream = rnn.stream(batch, p.h_0)
                 for t, frame in enumerate(p.x):
                     assert same(stream.step(frame), y[t]), (hidden, batch, tokens, t)
-
-
-@pytest.mark.kernels
-@settings(max_examples=60)
-@given(
-    data=st.data(),
-    dtype=st.sampled_from([F4, F8]),
-    cell=st.sampled_from(NONLINEARITIES),
-    size=st.sampled_from([1, 5, 16, 31, 64, 100, 150, 260]),
-    steps=st.integers(1, 12),
-    batch=st.sampled_from([1, 1, 2, 5]),
-    tokens=st.booleans(),
-)
-def test_any_cut(data, dtype, cell, size, steps, batch, tokens):
-    """Pieces by the layer, by its frozen copy and by a stream, in any order."""
-    rnn = make("RNN", 9, size, nonlinearity=cell, dtype=dtype)
-    p = problem(rnn, steps, batch, tokens)
-    frozen = rnn.freeze()
-    whole, h_n = rnn(p.x, p.h_0)
-    cuts = sorted(data.draw(st.sets(st.integers(0, steps), max_size=4), label="cuts"))
-    stream, h, y = frozen.stream(batch), p.h_0, []
-    for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
-        way = data.draw(st.sampled_from(["layer", "frozen", "stream"]), label="way")
-        if way == "stream":
-            stream.reset(h)
-            y += [stream.step(frame)[np.newaxis] for frame in p.x[start:stop]]
-            h = stream.state
-        else:
-            piece, h = (rnn if way == "layer" else frozen)(p.x[start:stop], h)
-            y.append(piece)
-    assert same(np.concatenate(y), whole)
-    assert same(h, h_n)
 
 
 def test_a_long_stream_against_numpy(backend):

@@ -14,6 +14,7 @@ from kernel_problems import same
 from numpy_layers import LAYERS, NORMED, B, H, I, T, alike, make, parts_of, problem, size_of_h
 
 import bptt
+from bptt.checks import NONLINEARITIES
 
 
 def zero_state(layer, batch):
@@ -73,20 +74,22 @@ def test_steps_of_every_size(kind, dtype):
 
 
 @pytest.mark.kernels
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     kind=st.sampled_from(sorted(LAYERS)),
     dtype=st.sampled_from([F4, F8]),
-    size=st.sampled_from([3, 16, 31, 64, 130]),
-    steps=st.integers(1, 10),
-    batch=st.sampled_from([1, 2, 5]),
+    size=st.sampled_from([3, 16, 31, 64, 130, 260]),
+    steps=st.integers(1, 12),
+    batch=st.sampled_from([1, 1, 2, 5]),
     num_layers=st.integers(1, 2),
+    tokens=st.booleans(),
 )
-def test_any_cut(data, kind, dtype, size, steps, batch, num_layers):
+def test_any_cut(data, kind, dtype, size, steps, batch, num_layers, tokens):
     """Pieces by the layer, by its frozen copy and by a stream, in any order."""
-    layer = make(kind, hidden_size=size, num_layers=num_layers, dtype=dtype)
-    frozen, q = layer.freeze(), problem(layer, steps, batch)
+    own = {"nonlinearity": data.draw(st.sampled_from(NONLINEARITIES))} if kind == "RNN" else {}
+    layer = make(kind, 9, size, num_layers=num_layers, dtype=dtype, **own)
+    frozen, q = layer.freeze(), problem(layer, steps, batch, tokens)
     whole, h_n = layer(q.x, q.h_0)
     cuts = sorted(data.draw(st.sets(st.integers(0, steps), max_size=4), label="cuts"))
     stream, h, y = frozen.stream(batch), q.h_0, []
