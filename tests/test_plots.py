@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -73,7 +74,8 @@ def test_heat_map(tape, dy):
     largest = np.unravel_index(norms.argmax(), norms.shape)
     brightest = np.array(image.get_cmap()(1.0)[:3]) * 255
     assert np.abs(colour_of(ax, largest[1] + 1, largest[0] + 1) - brightest).max() <= 2
-    assert ax.images[0].norm.vmax == pytest.approx(norms.max())
+    assert image.norm.vmax == pytest.approx(norms.max())
+    assert image.colorbar.extend == "neither"
 
 
 def test_heat_map_of_a_wide_range():
@@ -82,6 +84,7 @@ def test_heat_map_of_a_wide_range():
     ax = plots.heat_map(norms, title="faint")
     assert ax.get_title() == "faint"
     assert ax.images[0].norm.vmin == pytest.approx(plots.FAINTEST)
+    assert ax.images[0].colorbar.extend == "min"
     darkest = np.array(ax.images[0].get_cmap()(0.0)[:3]) * 255
     assert np.abs(colour_of(ax, 2, 30) - darkest).max() <= 2  # fainter than the faintest, but not nothing
 
@@ -123,6 +126,13 @@ def test_gradient_norms(flow):
         assert (np.abs(image[..., :3] - colour).max(axis=2) <= 3).sum() > 50
 
 
+def test_norms_of_zero_are_gaps(tape, dy):
+    """A logarithmic axis has no place for them."""
+    only_first = np.where(np.arange(12)[:, np.newaxis, np.newaxis] == 0, dy, F4(0))
+    line = plots.gradient_norms(tape.gradient_flow(only_first)).lines[2]  # layer 2, forward
+    np.testing.assert_array_equal(np.isnan(line.get_ydata()), np.arange(12) > 0)
+
+
 def test_reach(flow, tape, dy):
     ax = plots.reach(flow)
     assert labels(ax) == ("How far one loss reaches", "steps back", "share of the gradient's norm")
@@ -161,16 +171,17 @@ def test_spectrum(tape):
 
 def test_spectrum_of_many_values_with_a_bound():
     layer = bptt.RNN(2, 20, seed=0)
-    products = layer.record(np.ones((6, 2), F4))[2].jacobian_products()
+    products = layer.record(np.ones((12, 2), F4))[2].jacobian_products()
     ax = plots.spectrum(products)
     assert legend(ax) == ["largest", "upper quartile", "median", "lower quartile", "smallest", "bound"]
     values = products.singular_values()
     np.testing.assert_array_equal(ax.lines[2].get_ydata()[-1], values[-1, 10])
-    np.testing.assert_allclose(ax.lines[5].get_ydata(), products.bound ** np.arange(6, -1, -1), rtol=1e-12)
+    np.testing.assert_allclose(ax.lines[5].get_ydata(), products.bound ** np.arange(12, -1, -1), rtol=1e-12)
     assert (values[:, 0] <= ax.lines[5].get_ydata() * 1.00001).all()
     # what is rounding is not shown
     shown = ax.lines[4].get_ydata()
     small = values[:, -1] < values[:, 0] * 20 * np.finfo(F4).eps
+    assert 0 < small.sum() < 12
     assert np.isnan(shown[small]).all()
     assert np.isfinite(shown[~small]).all()
 
@@ -188,13 +199,17 @@ def test_saturation(flow, tape):
 def test_training_curves():
     x = np.arange(40) % 5
     network = bptt.Network(bptt.RNN(5, 8, seed=0), bptt.Linear(8, 5, seed=1))
-    history = network.fit(x[:-1], x[1:], epochs=5, seed=0, validation_data=(x[:-1], x[1:]), progress=False)
+    data = x[:-1], x[1:]
+    optimizer = bptt.Adam(lr=0.05)
+    history = network.fit(*data, epochs=5, seed=0, validation_data=data, progress=False, optimizer=optimizer)
+    assert 0 < history["validation_accuracy"][0] < 1
     ax = plots.training_curves(history)
     assert labels(ax) == ("Training", "epoch", "loss")
     assert legend(ax) == ["training loss", "validation loss", "best epoch", "validation accuracy"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), history["loss"])
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), history["validation_loss"])
     assert ax.lines[2].get_xdata()[0] == history.best_epoch
+    assert ax.lines[2].get_ydata()[0] == min(history["validation_loss"])
     right = next(other for other in ax.figure.axes if other is not ax)
     assert right.get_ylabel() == "accuracy (%)"
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * np.array(history["validation_accuracy"]))
@@ -215,6 +230,9 @@ def test_overview(flow, tape, dy):
         "Products of Jacobians, T = 12",
         "Terms of the gradient of weight_hh_l1",
     ]
+    pixels(whole.axes[0])  # which lays the page out
+    boxes = [ax.bbox for ax in whole.axes if ax.get_title()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     assert len(plots.overview(flow).axes) == 3
     assert len(plots.overview(flow, products=tape.jacobian_products()).axes) == 4
 
