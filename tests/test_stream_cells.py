@@ -231,11 +231,12 @@ def test_state(backend, kind, num_layers):
     layer = make(kind, num_layers=num_layers, backend=backend)
     q, other = problem(layer), problem(layer, seed=8)
     stream = layer.stream(B)
+    for part in parts_of(stream.state):
+        part[...] = 9  # not the stream's own
     assert alike(stream.state, zero_state(layer, B))
     stream.step(q.x[0])
-    taken = stream.state
-    for part in parts_of(taken):
-        part[...] = 9  # not the stream's own
+    for part in parts_of(stream.state):
+        part[...] = 9
     assert alike(stream.state, layer(q.x[:1])[1])
     stream.state = other.h_0
     assert alike(stream.state, other.h_0)
