@@ -74,10 +74,10 @@ def test_both_precisions(backend, kind):
     y, h_n, _, gradients = run(double, q)
     y4, h_n4, _, gradients4 = run(single, rounded)
     assert y4.dtype == np.float32
-    np.testing.assert_allclose(y4, y, rtol=0, atol=3e-6)
+    close(y4, y, terms=1)
     for a, b in zip(parts_of(h_n4), parts_of(h_n), strict=True):
         assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+        close(a, b, terms=1)
     for name, value in gradients.parameters.items():
         close(gradients4.parameters[name], value)
 
