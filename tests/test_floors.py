@@ -14,10 +14,10 @@ FLOORS = (
     {"kernels", "reference", "checks", "arrays", "interface"},
     {"layers", "lstm", "gru", "recurrent", "frozen", "stream", "readout", "losses", "tape", "parameters"}
     | {"structure", "initial", "noise", "stack", "targets", "flow", "pieces", "schedule"}
-    | {"truncation", "checkpointing", "budget", "passes", "checkpointed", "gradients"},
+    | {"truncation", "checkpointing", "budget", "checkpointed_pass", "checkpointed", "gradients"},
     {"network", "computation", "sampling", "fitting", "evaluation", "history", "objective", "batches"}
     | {"chunks", "ragged", "states", "optim", "clipping", "text", "settings", "training", "run_state"}
-    | {"checkpoints", "description", "files", "atomic", "benchmark"},
+    | {"run_files", "description", "files", "atomic", "benchmark"},
     {"cli", "commands", "train_command", "flow_command", "usage", "terminal", "plots", "__main__"},
 )
 SOURCES = {".py", ".pyi", ".pyx", ".pxd", ".pxi", ".h", ".md"}

@@ -8,8 +8,8 @@ from command_line import TINY, make_text, refused, run
 from matplotlib.image import imread
 
 from bptt import flow_command, plots
-from bptt.checkpoints import load_character_model
 from bptt.files import load_model, save_model
+from bptt.run_files import load_character_model
 from bptt.text import Streams, read_text
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_runs import TEXT, state_of, step, tiny_run
 
-from bptt.checkpoints import load_run, save_run
+from bptt.run_files import load_run, save_run
 from bptt.settings import Limit
 from bptt.text import bits_per_character
 from bptt.training import DivergedError, train

@@ -11,8 +11,8 @@ from command_line import parts
 from safetensors.numpy import save_file
 from tiny_runs import TEXT, state_of, step, tiny_run
 
-from bptt.checkpoints import load_character_model, load_run, save_run
 from bptt.files import ModelFileError
+from bptt.run_files import load_character_model, load_run, save_run
 from bptt.settings import CELLS, Settings
 from bptt.text import Vocabulary, bits_per_character, continue_text
 

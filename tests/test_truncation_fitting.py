@@ -19,7 +19,7 @@ from networks import QUIET, assert_same, data_set, small
 from tiny_runs import TEXT, state_of, step, tiny_run
 
 from bptt import SGD, states
-from bptt.checkpoints import load_run, save_run
+from bptt.run_files import load_run, save_run
 
 T, B = 11, 4
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from bptt import budget, checks, noise, passes, schedule, stack, truncation
+from bptt import budget, checkpointed_pass, checks, noise, schedule, stack, truncation
 from bptt.checkpointing import Recipe, Walk, lanes
 from bptt.gradients import Gradients
 from bptt.tape import Tape
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from bptt.arrays import Array, Tokens
+    from bptt.checkpointed_pass import Recorded
     from bptt.layers import Layer
-    from bptt.passes import Recorded
     from bptt.schedule import Schedule
     from bptt.tape import StateLike
 
@@ -110,7 +110,7 @@ class CheckpointedTape(Tape):
         dfinal = self._given_state(dh_n, structure, recipe.initial)
         wanted, count = checks.flag("input_grad", input_grad), checks.resolve_threads(threads)
         if cut is None or truncation.is_whole(cut, len(recipe.x)):
-            found: Any = passes.backward(recorded, given, dfinal, input_grad=wanted, threads=count)
+            found: Any = checkpointed_pass.backward(recorded, given, dfinal, input_grad=wanted, threads=count)
         else:
             found = self._truncated(given, dfinal, cut, wanted, count)
         return self._gradients(structure, found)
@@ -142,7 +142,7 @@ class CheckpointedTape(Tape):
         if most is not None and cut[0] > most:
             raise ValueError(f"depth: expected at most {most}, which fit into the budget, got {cut[0]}")
         recipe = recorded.recipe
-        passes.forget(recorded)
+        checkpointed_pass.forget(recorded)
         (lane,) = lanes(recipe)
         walk = Walk(recipe, lane, recorded.schedule(), recipe.x, threads)
         here: list[Any] = [0, lane.initial]
@@ -163,7 +163,7 @@ class CheckpointedTape(Tape):
 
         if recorded.last and dy is not None:
             # a row's last output is its final state
-            dfinal = passes.with_last(recipe, dfinal, dy)
+            dfinal = checkpointed_pass.with_last(recipe, dfinal, dy)
             dy = None
         return truncation.backward(
             recipe.ground.unroll,
@@ -247,7 +247,7 @@ def record(
         reset,
         noise.draws(structure, layer._rates, T, B, dtype, seed),
     )
-    y, final, recorded = passes.record(recipe, plan, beside_dy, last=last, threads=count)
+    y, final, recorded = checkpointed_pass.record(recipe, plan, beside_dy, last=last, threads=count)
     tape = CheckpointedTape(
         recorded, backend=layer.backend, batched=batched, batch_first=layer.batch_first, steps_taped=most
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from bptt.checkpoints import load_character_model, model_info
 from bptt.flow_command import flow_command
+from bptt.run_files import load_character_model, model_info
 from bptt.terminal import printable
 from bptt.text import continue_text
 from bptt.train_command import SAMPLE_LENGTH, train_command

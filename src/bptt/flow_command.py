@@ -9,7 +9,7 @@ import click
 
 from bptt import plots
 from bptt.atomic import write_atomically
-from bptt.checkpoints import load_character_model
+from bptt.run_files import load_character_model
 from bptt.text import Streams, read_text
 from bptt.usage import PATH, Failure, backend_option, usage_errors, writable
 

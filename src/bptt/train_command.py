@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from bptt import checks
-from bptt.checkpoints import load_run, save_run
+from bptt.run_files import load_run, save_run
 from bptt.settings import CELLS, DEFAULT_LR, Limit, Settings
 from bptt.terminal import Interrupts, Progress, printable
 from bptt.text import continue_text, default_corpus, read_text

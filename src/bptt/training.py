@@ -78,7 +78,7 @@ class Counters:
 class Run:
     """A training run of a character model.
 
-    Make one with :func:`new_run`, or :func:`bptt.checkpoints.load_run`.
+    Make one with :func:`new_run`, or :func:`bptt.run_files.load_run`.
 
     Attributes
     ----------
