@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -248,3 +249,38 @@ def test_reprs(backend):
     y, _, tape = rnn.record(np.zeros((5, 2), np.int64))
     assert repr(tape) == "Tape(nonlinearity='tanh', T=5, B=2, I=3, H=4, tokens, dtype=float32)"
     assert repr(tape.backward(y)).startswith("Gradients(x=None, ")
+
+
+class TestChangedInPlace:
+    """A layer knows its parameters by their identity, so the kernels look at their sizes."""
+
+    @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"])
+    @pytest.mark.parametrize("kind", [bptt.RNN, bptt.LSTM, bptt.GRU])
+    def test_another_size_is_refused(self, kind, name):
+        layer = kind(3, 4, seed=0)
+        x = np.ones((5, 2, 3), np.float32)
+        layer(x)
+        layer.parameters[name].resize((1, 2), refcheck=False)
+        for call in (layer, layer.record):
+            with pytest.raises(
+                ValueError, match=r"^weights: expected shapes that fit each other"
+            ):
+                call(x)
+
+    def test_other_columns_are_refused(self):
+        layer = bptt.RNN(4, 4, seed=0)
+        layer(np.ones((5, 2, 4), np.float32))
+        layer.parameters["weight_ih_l0"].resize((4, 3), refcheck=False)
+        with pytest.raises(ValueError, match=r"^x: expected 3 numbers a row, as weight_ih has, got 4$"):
+            layer(np.ones((5, 2, 4), np.float32))
+
+    def test_another_type_is_refused(self):
+        layer = bptt.RNN(4, 4, bias=False, seed=0)
+        layer(np.ones((5, 2, 4), np.float32))
+        for value in layer.parameters.values():
+            value.resize((4, 8), refcheck=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                value.dtype = np.float64
+        with pytest.raises(ValueError, match=r"^weights: expected numbers of 4 bytes, got others"):
+            layer(np.ones((5, 2, 4), np.float32))

@@ -103,6 +103,8 @@ def unroll(
     job.course = course = course_of(T, B, lengths, reset, reverse, noise)
     job.weights = panels = packed_for(cell, weights, x.dtype is not dtype and x.dtype.kind == "i", dtype.itemsize, keep,
                                       T * B if job.course.plain and T > 1 and B <= ROWS_TOGETHER else 0)
+    if not panels.tokens and buffers.views[0].shape[2] != panels.I:
+        raise ValueError(f"x: expected {panels.I} numbers a row, as weight_ih has, got {buffers.views[0].shape[2]}")
     lstm = panels.cell == LSTM
     job.odd = panels.turn(T)
     y = y_to if y_to is not None else new(T * B * panels.R, (T, B, panels.R), dtype, panels.double)

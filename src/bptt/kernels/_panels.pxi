@@ -80,12 +80,27 @@ cdef class Panels:
         for k in range(2, 8):
             at[k] = buffers.read(arrays[k])
         self.double = buffers.views[0].itemsize == 8
+        self.check_sizes(buffers, arrays)
         if 0 < rows <= rows_ahead(self) and not tokens:
             self.given, self.given_ih = buffers, at[0]
         if self.double:
             self.fill[double](<double *> NULL, at, keep)
         else:
             self.fill[float](<float *> NULL, at, keep)
+        return 0
+
+    cdef int check_sizes(self, Buffers buffers, tuple arrays) except -1:
+        """A layer looks at parameters that are other objects than before; the shape of one may be set in place."""
+        cdef ptrdiff_t N = self.N_ih, z = 8 if self.double else 4
+        cdef ptrdiff_t *sizes = [N * self.I, N * self.R, N, N, self.R * self.H, 3 * self.H, N, N]
+        cdef int k, view = 0
+        cdef bint fit = self.projected or self.R == self.H
+        for k in range(8):
+            if arrays[k] is not None:
+                fit = fit and buffers.views[view].len == sizes[k] * z
+                view += 1
+        if not fit:
+            raise ValueError("weights: expected shapes that fit each other, got others: was one changed in place?")
         return 0
 
     cdef bint turn(self, ptrdiff_t T) noexcept nogil:
@@ -318,9 +333,13 @@ def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
 
 cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep, ptrdiff_t rows):
     """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
+    cdef Panels panels
     if not isinstance(weights, Panels):
-        return new_panels(cell, weights, tokens, keep, rows)
-    cdef Panels panels = weights
+        panels = new_panels(cell, weights, tokens, keep, rows)
+        if itemsize != (8 if panels.double else 4):
+            raise ValueError(f"weights: expected numbers of {itemsize} bytes, got others: was a dtype changed in place?")
+        return panels
+    panels = weights
     if keep and panels.backward is None:
         raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")
     if (panels.hh == NULL or panels.cell != CODES[cell] or panels.tokens != tokens
