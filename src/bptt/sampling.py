@@ -45,8 +45,7 @@ def draw(s: Array, temperature: float, rng: np.random.Generator) -> int:
         # the maximum is subtracted first, so that no temperature makes an exponent overflow
         cumulative = np.exp((s64 - s64.max()) / temperature).cumsum()
     # the first class whose cumulative weight exceeds u, u uniform in [0, total)
-    drawn = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(drawn, len(s) - 1)
+    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
 
 def continuation(

@@ -120,6 +120,8 @@ class Stream(Generic[Given, Held]):
         ValueError
             If a shape is wrong, a token id is not in [0, I), or `out` can't be written to. The state is as it
             was before.
+        RuntimeError
+            If a step of another thread is found under way.
         """
         if reset is None:
             y = self._advance(x, out)

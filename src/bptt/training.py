@@ -167,7 +167,7 @@ class Run:
             targets,
             state,
             skip=len(inputs) - len(targets),
-            carry=max(carry, 0),
+            carry=carry,
             lengths=None,
             seed=seed,
             threads=threads,

@@ -110,7 +110,7 @@ def propagate(
     depth, stride = cut
     structure, saved = recorded.structure, recorded.saved
     lengths, reset = stack.course(recorded.lengths, recorded.reset, len(recorded.y))
-    if len(saved) == 1 and stride == 1 and not structure.layer_norm:
+    if len(saved) == 1 and stride == 1:
         noisy = recorded.masks is not None and any(recorded.masks.noise)
         if lengths is None and reset is None and not noisy:
             # the ground floor's own: it makes no forward pass again
@@ -247,8 +247,6 @@ def backward(
         )
         if dx is not None and dx_window is not None:
             dx[first:last] += dx_window
-        if reset is not None:
-            reset[first] = flagged
         # with S = 1 the initial state stands one step before the first: docs/gradients.md, "Truncation"
         if stride > 1 or (first == 0 and window.end < depth):
             _add_rows(dinitial, back.dstate, anew)
