@@ -2,7 +2,6 @@
 
 import errno
 import io
-import os
 import signal
 
 import pytest
@@ -19,7 +18,7 @@ def test_a_signal_waits_for_work_that_may_be_broken_off(number):
     with Interrupts() as interrupts:
         with interrupts.allowed():
             pass
-        os.kill(os.getpid(), number)  # nothing is raised here
+        signal.raise_signal(number)  # nothing is raised here
         assert interrupts.received == number
         with pytest.raises(KeyboardInterrupt), interrupts.allowed():
             raise AssertionError("not reached")
@@ -44,14 +43,14 @@ def test_a_signal_breaks_off_work_at_once_and_once():
                 self.inner = interrupts.allowed()
                 self.inner.__enter__()
                 if len(reached) == 3:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
 
             def __exit__(self, *error):
                 return self.inner.__exit__(*error)
 
         with pytest.raises(KeyboardInterrupt):
             train(run, report=report, interruptible=Rude)
-        os.kill(os.getpid(), signal.SIGINT)  # while saving, say
+        signal.raise_signal(signal.SIGINT)  # while saving, say
     assert run.counters.steps == 2
     assert state_of(run) == before
 
@@ -63,9 +62,9 @@ def test_a_second_signal_does_not_break_off_what_follows_the_first():
         nonlocal ended
         with interrupts.allowed():
             try:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             finally:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
                 ended = True
 
     with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
