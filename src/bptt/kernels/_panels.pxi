@@ -100,7 +100,7 @@ cdef class Panels:
                 fit = fit and buffers.views[view].len == sizes[k] * z
                 view += 1
         if not fit:
-            raise ValueError("weights: expected shapes that fit each other, got others: was one changed in place?")
+            raise ValueError("weights: expected shapes that fit each other, got others: was one set in place?")
         return 0
 
     cdef bint turn(self, ptrdiff_t T) noexcept nogil:
@@ -337,7 +337,7 @@ cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint 
     if not isinstance(weights, Panels):
         panels = new_panels(cell, weights, tokens, keep, rows)
         if itemsize != (8 if panels.double else 4):
-            raise ValueError(f"weights: expected numbers of {itemsize} bytes, got others: was a dtype changed in place?")
+            raise ValueError(f"weights: expected numbers of {itemsize} bytes, got others: was a dtype set in place?")
         return panels
     panels = weights
     if keep and panels.backward is None:
