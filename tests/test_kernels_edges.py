@@ -182,7 +182,8 @@ def test_not_finite(data, cell):
     # the truncated reference does not even walk back from a step without dy, and 0 NaN is NaN
     p = replace(p, dy=np.zeros_like(saved.y)) if p.dy is None else p
     expected |= backward(p, at, module=reference)
-    tolerance = 1e-12 if p.h_0.dtype == np.float64 else 1e-5
+    # ten times what other tests hold: of few entries all may be sums whose terms nearly cancel
+    tolerance = 1e-12 if p.h_0.dtype == np.float64 else 1e-4
     for name, value in actual.items():
         atol = tolerance * np.abs(expected[name][np.isfinite(expected[name])]).max(initial=1e-30)
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=atol, err_msg=name)

@@ -262,9 +262,7 @@ class TestChangedInPlace:
         layer(x)
         layer.parameters[name].resize((1, 2), refcheck=False)
         for call in (layer, layer.record):
-            with pytest.raises(
-                ValueError, match=r"^weights: expected shapes that fit each other"
-            ):
+            with pytest.raises(ValueError, match=r"^weights: expected shapes that fit each other"):
                 call(x)
 
     def test_other_columns_are_refused(self):

@@ -75,7 +75,7 @@ def fit(
     if patience is not None and validation_data is None:
         raise ValueError("early_stopping: expected validation_data with it, got none")
     given: Any = callbacks
-    told = tuple(given) if isinstance(given, Iterable) else (None,)
+    told: tuple[Any, ...] = tuple(given) if isinstance(given, Iterable) else (None,)
     if callable(given) or not all(map(callable, told)):
         raise TypeError("callbacks: expected a sequence of callables, got something else")
     steps = Adam() if optimizer is None else optimizer
