@@ -32,11 +32,9 @@ class Recorded(NamedTuple):
     last: bool  # whether there is only the last step of y
 
 
-def _groups(recipe: Recipe) -> list[list[tuple[int, Lane]]]:
+def _groups(recipe: Recipe) -> tuple[tuple[tuple[int, Lane], ...], ...]:
     """Return the lanes with their numbers, those together that go through the same input."""
-    numbered = list(enumerate(lanes(recipe)))
-    D = recipe.structure.directions
-    return [numbered[first : first + D] for first in range(0, len(numbered), D)]
+    return recipe.structure.by_layer(enumerate(lanes(recipe)))
 
 
 def record(

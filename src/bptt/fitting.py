@@ -21,7 +21,7 @@ from bptt import checks, states
 from bptt.arrays import Array
 from bptt.batches import Batch, training_batches, validation_batches
 from bptt.chunks import Chunk, check_stride, check_truncation, chunks, count_terms, outward, start
-from bptt.clipping import clip_grad_norm, clip_grad_value, number
+from bptt.clipping import clip_grad_norm, clip_grad_value
 from bptt.evaluation import evaluate, whole_loss
 from bptt.history import Epoch, History, Step, Steps
 from bptt.optim import Adam
@@ -89,8 +89,10 @@ def fit(
         truncation=length,
         stride=check_stride(stride, length, cut and cut[0]),
         depth=cut and cut[0],
-        clip_norm=None if clip_norm is None else number("clip_norm", clip_norm, finite=False),
-        clip_value=None if clip_value is None else number("clip_value", clip_value, finite=False),
+        clip_norm=None if clip_norm is None else checks.not_negative("clip_norm", clip_norm, finite=False),
+        clip_value=None
+        if clip_value is None
+        else checks.not_negative("clip_value", clip_value, finite=False),
         rng=seed if isinstance(seed, np.random.Generator) else np.random.default_rng(checks.seed(seed)),
         threads=threads,
     )

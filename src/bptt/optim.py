@@ -20,7 +20,7 @@ import numpy as np
 
 from bptt import checks
 from bptt.arrays import Array
-from bptt.clipping import clip_grad_norm, clip_grad_value, float_array, number
+from bptt.clipping import clip_grad_norm, clip_grad_value
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm", "clip_grad_value"]
 
@@ -65,8 +65,8 @@ class Optimizer:
     _options: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
 
     def __init__(self, lr: float, weight_decay: float) -> None:
-        self.lr = number("lr", lr)
-        self.weight_decay = number("weight_decay", weight_decay)
+        self.lr = checks.not_negative("lr", lr)
+        self.weight_decay = checks.not_negative("weight_decay", weight_decay)
         self._slots: dict[str, _Slot] = {}
 
     def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
@@ -161,7 +161,7 @@ class Optimizer:
             for moment in self._moments:
                 if f"{moment}.{name}" not in rest:
                     raise ValueError(f"state: expected an entry '{moment}.{name}', got none")
-                arrays.append(float_array(f"{moment}.{name}", rest.pop(f"{moment}.{name}")))
+                arrays.append(checks.float_array(f"{moment}.{name}", rest.pop(f"{moment}.{name}")))
             if any((a.shape, a.dtype) != (arrays[0].shape, arrays[0].dtype) for a in arrays):
                 raise ValueError(f"state: expected moments of one shape and dtype for {name}, got several")
             slot = _Slot(arrays[0], len(arrays))
@@ -182,8 +182,8 @@ class Optimizer:
         if name not in parameters:
             raise ValueError(f"gradients: expected names of parameters, got {name!r}")
         parameter = parameters[name]
-        float_array(f"parameters[{name!r}]", parameter)
-        float_array(f"gradients[{name!r}]", gradient)
+        checks.float_array(f"parameters[{name!r}]", parameter)
+        checks.float_array(f"gradients[{name!r}]", gradient)
         if not parameter.flags.writeable:
             raise ValueError(f"parameters[{name!r}]: expected a writeable array, got a read-only one")
         if gradient.shape != parameter.shape:
@@ -237,7 +237,7 @@ class SGD(Optimizer):
         self, lr: float, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.momentum = number("momentum", momentum)
+        self.momentum = checks.not_negative("momentum", momentum)
         self.nesterov = checks.flag("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum: expected more than 0 with nesterov, got 0")
@@ -303,8 +303,11 @@ class Adam(Optimizer):
         given: Any = betas
         if isinstance(given, str) or not hasattr(given, "__len__") or len(given) != 2:
             raise ValueError(f"betas: expected two numbers, got {betas!r}")
-        self.betas = (number("betas[0]", betas[0], below=1.0), number("betas[1]", betas[1], below=1.0))
-        self.eps = number("eps", eps)
+        self.betas = (
+            checks.not_negative("betas[0]", betas[0], below=1.0),
+            checks.not_negative("betas[1]", betas[1], below=1.0),
+        )
+        self.eps = checks.not_negative("eps", eps)
 
     def _update(self, slot: _Slot, parameter: Array, gradient: Array) -> None:
         (m, v), (m_new, v_new), (scratch, decayed) = slot.old, slot.new, slot.scratch

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bptt import checks, states
-from bptt.clipping import number
 
 if TYPE_CHECKING:
     from bptt.arrays import Array, Tokens
@@ -84,7 +83,7 @@ def continuation(
         raise ValueError(f"prompt: expected token ids in [0, {known}), got {bad}")
     steps = checks.integer("length", length, 0)
     rng = np.random.default_rng(checks.seed(seed))
-    return _drawn(network, prompt, steps, number("temperature", temperature), rng)
+    return _drawn(network, prompt, steps, checks.not_negative("temperature", temperature), rng)
 
 
 def _drawn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from bptt.arrays import Weights
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from bptt.arrays import Array
     from bptt.checks import Shape
+
+Entry = TypeVar("Entry")
 
 #: Numbers of gates, by the names of cells in model files and benchmarks: "rnn" is an Elman layer.
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -84,6 +86,11 @@ class Structure(NamedTuple):
     def _output_label(self) -> str:
         label = "proj_size" if self.proj_size else "hidden_size"
         return label if self.directions == 1 else f"2 * {label}"
+
+    def by_layer(self, units: Iterable[Entry]) -> tuple[tuple[Entry, ...], ...]:
+        """Arrange what there is of every unit: the directions of a layer together."""
+        flat, D = tuple(units), self.directions
+        return tuple(flat[first : first + D] for first in range(0, len(flat), D))
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Return the shape of every parameter, in the order of PyTorch's named_parameters.

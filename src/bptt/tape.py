@@ -12,7 +12,7 @@ from bptt.gradients import Gradients as Gradients
 from bptt.structure import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
     #: A pair or an array, as a state is.
     StateLike = npt.ArrayLike | tuple[npt.ArrayLike | None, npt.ArrayLike | None]
-Entry = TypeVar("Entry")
 
 #: The names of so many gates, in the order of the weights.
 GATE_NAMES = {4: "ifgo", 3: "rzn"}
@@ -108,13 +107,13 @@ class Tape:
     @property
     def h(self) -> tuple[tuple[Array, ...], ...]:
         """The state h after every step, (T, B, R) for each [layer][direction]; zero past a row's end."""
-        return self._by_layer(self._outward(saved.y) for saved in self._pass.saved)
+        return self._pass.structure.by_layer(self._outward(saved.y) for saved in self._pass.saved)
 
     @property
     def c(self) -> tuple[tuple[Array, ...], ...] | None:
         """The cell state of an LSTM after every step, (T, B, H) for each [layer][direction]; or None."""
         cells = [saved.c for saved in self._pass.saved if saved.c is not None]
-        return self._by_layer(map(self._outward, cells)) if cells else None
+        return self._pass.structure.by_layer(map(self._outward, cells)) if cells else None
 
     @property
     def gates(self) -> tuple[tuple[dict[str, Array], ...], ...]:
@@ -123,7 +122,7 @@ class Tape:
         i, f, g and o of an LSTM, r, z and n of a GRU, none of an Elman layer; zero past a row's end.
         """
         names = GATE_NAMES.get(self._pass.structure.gates, "")
-        return self._by_layer(
+        return self._pass.structure.by_layer(
             {name: self._outward(saved.gates[name]) for name in names} for saved in self._pass.saved
         )
 
@@ -146,20 +145,22 @@ class Tape:
         """
         masks = self._masks("dropout")
         return (
-            self._by_layer(_read_only(mask if self.batched else mask[0]) for mask in masks) if masks else None
+            self._pass.structure.by_layer(_read_only(mask if self.batched else mask[0]) for mask in masks)
+            if masks
+            else None
         )
 
     @property
     def zoneout_h(self) -> tuple[tuple[Mask, ...], ...] | None:
         """Where h stayed as it was, (T, B, R) for each [layer][direction]; None without zoneout of h."""
         masks = self._masks("kept_h")
-        return self._by_layer(map(self._outward, masks)) if masks else None
+        return self._pass.structure.by_layer(map(self._outward, masks)) if masks else None
 
     @property
     def zoneout_c(self) -> tuple[tuple[Mask, ...], ...] | None:
         """Where c stayed as it was, (T, B, H) for each [layer][direction]; None without zoneout of c."""
         masks = self._masks("kept_c")
-        return self._by_layer(map(self._outward, masks)) if masks else None
+        return self._pass.structure.by_layer(map(self._outward, masks)) if masks else None
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -342,11 +343,6 @@ class Tape:
         if not self.batched:
             return a[:, np.newaxis]
         return np.ascontiguousarray(a.swapaxes(0, 1)) if self.batch_first else a
-
-    def _by_layer(self, units: Iterable[Entry]) -> tuple[tuple[Entry, ...], ...]:
-        """Arrange what there is of every layer and direction."""
-        flat, D = tuple(units), self._pass.structure.directions
-        return tuple(flat[first : first + D] for first in range(0, len(flat), D))
 
     def _masks(self, field: str) -> list[Any]:
         """Return this field of every layer's and direction's `Noise`; nothing where it is None."""

@@ -51,6 +51,14 @@ def check_float(name: str, value: Any, a: npt.NDArray[Any], dtype: np.dtype[Any]
         raise TypeError(f"{name}: expected {dtype} (the layer's dtype), got {got}{cast}")
 
 
+def float_array(name: str, a: Any) -> npt.NDArray[Any]:
+    """Return `a`, which must be a float32 or float64 array in native byte order."""
+    got = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
+    if not isinstance(a, np.ndarray) or a.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"{name}: expected a float32 or float64 array, got {got}")
+    return a
+
+
 def check_shape(name: str, a: npt.NDArray[Any], shape: Shape) -> None:
     """Check that `a` has this shape."""
     expected, legend = shape

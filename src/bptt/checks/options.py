@@ -113,6 +113,18 @@ def number(name: str, value: Any) -> float:
     return found
 
 
+def not_negative(name: str, value: Any, *, below: float = math.inf, finite: bool = True) -> float:
+    """Return `value` as a float in [0, below); infinity too unless `finite`."""
+    found = _real(value)
+    if found is None:
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not (0 <= found < below) and not (found == math.inf and not finite):
+        bound = "of at least 0" if below == math.inf else f"in [0, {below:g})"
+        kind = "a finite number" if finite else "a number"
+        raise ValueError(f"{name}: expected {kind} {bound}, got {value!r}")
+    return found
+
+
 def rate(name: str, value: Any) -> float:
     """Return `value` as a float in [0, 1), the share of something that is left out."""
     found = _real(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +12,6 @@ from bptt.flow.reach import Reach, profiles_of_losses, profiles_of_squares, reac
 from bptt.flow.verdict import Findings, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from bptt.arrays import Array, Mask
     from bptt.flow.saturation import NonFinite
     from bptt.flow.sweep import StepBack
@@ -71,22 +69,24 @@ class GradientFlow:
     @cached_property
     def row_norms(self) -> tuple[tuple[Array, ...], ...]:
         """Norms of dL/dh_t of every row, (T, B)."""
-        return self._by_layer(np.sqrt(square if self._batched else square[:, 0]) for square in self._squares)
+        return self._pass.structure.by_layer(
+            np.sqrt(square if self._batched else square[:, 0]) for square in self._squares
+        )
 
     @cached_property
     def norms(self) -> tuple[tuple[Array, ...], ...]:
         """Norms of dL/dh_t of all rows together, (T,)."""
-        return self._by_layer(np.sqrt(square.sum(axis=1)) for square in self._squares)
+        return self._pass.structure.by_layer(np.sqrt(square.sum(axis=1)) for square in self._squares)
 
     @cached_property
     def saturation(self) -> tuple[tuple[dict[str, Array], ...], ...]:
         """Shares of entries within 1% of a bound, (T,) for every gate."""
-        return self._by_layer(saturation.saturation(self._pass, unit) for unit in self._units)
+        return self._pass.structure.by_layer(saturation.saturation(self._pass, unit) for unit in self._units)
 
     @cached_property
     def dead(self) -> tuple[tuple[Mask | None, ...], ...]:
         """Which ReLUs are 0 at every step of every row, (H,)."""
-        return self._by_layer(saturation.dead(self._pass, unit) for unit in self._units)
+        return self._pass.structure.by_layer(saturation.dead(self._pass, unit) for unit in self._units)
 
     @cached_property
     def first_nonfinite(self) -> NonFinite | None:
@@ -100,7 +100,7 @@ class GradientFlow:
             profiles = profiles_of_squares(self._pass, self._squares)
         else:
             profiles = profiles_of_losses(self._back, self._pass, self._dy)
-        return self._by_layer(map(reach_of, profiles))
+        return self._pass.structure.by_layer(map(reach_of, profiles))
 
     def __str__(self) -> str:
         T, lengths = len(self._pass.y), self._pass.lengths
@@ -126,7 +126,3 @@ class GradientFlow:
     @property
     def _units(self) -> range:
         return range(len(self._squares))
-
-    def _by_layer(self, units: Iterable[Any]) -> tuple[tuple[Any, ...], ...]:
-        flat, D = tuple(units), self._pass.structure.directions
-        return tuple(flat[first : first + D] for first in range(0, len(flat), D))
