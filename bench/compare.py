@@ -12,6 +12,7 @@ Each result is checked against a float64 computation before anything is timed.
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -87,9 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         rows = {count: shapes.select(options.shapes, count, cases, dtypes, cells) for count in threads}
         if not any(rows.values()):
             raise ValueError(f"shapes: expected a selection with rows, got none for {' '.join(arguments)!r}")
-        if options.rounds < 1 or options.seconds <= 0:
+        if options.rounds < 1 or not 0 < options.seconds < math.inf:
             raise ValueError(
-                f"rounds, seconds: expected at least 1, above 0, got {options.rounds}, {options.seconds}"
+                "rounds, seconds: expected at least 1, a number above 0, "
+                f"got {options.rounds}, {options.seconds}"
             )
         if options.json is not None and not options.json.parent.is_dir():  # not after a quarter of an hour
             raise ValueError(f"json: expected a file in a folder that exists, got {str(options.json)!r}")

@@ -185,7 +185,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         if options.sizes is not None and len(options.sizes) < 3:
             raise ValueError(f"sizes: expected at least 3 different ones, got {options.sizes}")
         positive = {name: getattr(options, name) for name in ("T", "H", "rounds", "seconds")}
-        if min(positive.values()) <= 0:
+        if not all(0 < number < math.inf for number in positive.values()):
             raise ValueError(f"{', '.join(positive)}: expected positive numbers, got {positive}")
         if options.picture is not None and options.picture.suffix not in (".svg", ".png"):
             raise ValueError(f"picture: expected a name ending in .svg or .png, got {options.picture}")

@@ -134,7 +134,8 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
             "cases: expected words out of forward, forward_backward, single_step, got sideways",
         ),
         (("--dtypes", "float16"), "dtypes: expected words out of float32, float64, got float16"),
-        (("--rounds", "0"), "rounds, seconds: expected at least 1, above 0, got 0, 0.6"),
+        (("--rounds", "0"), "rounds, seconds: expected at least 1, a number above 0, got 0, 0.6"),
+        (("--seconds", "nan"), "rounds, seconds: expected at least 1, a number above 0, got 15, nan"),
         (("--threads", "²"), "threads: expected 1 to "),
         (
             ("--json", "none/times.json"),

@@ -39,6 +39,7 @@ def parse_threads(text: str) -> int:
 def _environment(threads: int) -> dict[str, str]:
     """Return the variables by which numerical libraries are told how many threads to use."""
     variables = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL", "BPTT")}
+    variables["VECLIB_MAXIMUM_THREADS"] = str(threads)  # NumPy's BLAS on macOS
     # XLA sizes its pool by the cores it may use; at one thread its products must not go through the pool.
     eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "multi_thread_eigen" not in flag]
