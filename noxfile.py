@@ -107,8 +107,11 @@ def tests(session: nox.Session) -> None:
 def variants(session: nox.Session) -> None:
     """Test the kernels on the CPU variants that this processor has besides its best, which `tests` takes."""
     session.install(".[test]")
-    for variant in output(session, VARIANTS)[1:]:
-        session.run("pytest", "-q", "-m", "kernels", *session.posargs, env={"BPTT_CPU": variant})
+    best, *others = output(session, VARIANTS)
+    for variant in others:
+        # the module of amx; what differs are products of float32
+        less = ("-k", "not float64 and not test_threads") if (best, variant) == ("amx", "avx512") else ()
+        session.run("pytest", "-q", "-m", "kernels", *less, *session.posargs, env={"BPTT_CPU": variant})
 
 
 @nox.session(python=PYTHON, default=False)

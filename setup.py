@@ -75,7 +75,7 @@ if ABI3:
 
 
 def extensions():
-    headers = ["_checked.h", "_lanes.h", "_memory.h", "_pack.h", "_share.h", "_tile.h", "cpu.h"]
+    headers = ["_amx.h", "_checked.h", "_lanes.h", "_memory.h", "_pack.h", "_share.h", "_tile.h", "cpu.h"]
     return [
         Extension(
             f"bptt.kernels.{module}",

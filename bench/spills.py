@@ -52,7 +52,7 @@ def main(variant: str) -> int:
         sys.exit(f"variant: expected one of {', '.join(bptt.kernels.available())}, got {variant!r}")
     if shutil.which("objdump") is None:
         sys.exit("objdump: not found; it is part of binutils")
-    path = import_module(f"bptt.kernels._{variant}").__file__
+    path = import_module(bptt.kernels.module_name(variant)).__file__
     assert path is not None
     spilled = found = 0
     for name, code in functions(path):

@@ -13,9 +13,15 @@ import pytest
 from bench_scripts import BENCH
 from hypothesis import settings
 
+from bptt import kernels
+
 # The same examples in every run; a loaded machine is not a failure.
 settings.register_profile("bptt", derandomize=True, deadline=None, database=None)
 settings.load_profile("bptt")
+
+# What is tested is mostly small; here the AMX unit, where there is one, takes all but the least.
+if kernels.amx:
+    kernels.use_amx(True, numbers=256, rows=1)
 
 # A shell without job control starts what goes into the background with Ctrl-C ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

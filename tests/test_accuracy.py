@@ -54,10 +54,10 @@ WORST = [
 ]
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=sorted({kernels.module_name(name) for name in kernels.available()}))
 def variant(request):
     """Each variant's module; those of this process beside the one in use."""
-    return importlib.import_module(f"bptt.kernels._{request.param}")
+    return importlib.import_module(request.param)
 
 
 def around(values, dtype, steps=8):

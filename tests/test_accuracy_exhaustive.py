@@ -11,9 +11,9 @@ from ulp import FUNCTIONS, ULP, errors, rounded, wide
 from bptt import kernels
 
 
-@pytest.fixture(params=kernels.available())
+@pytest.fixture(params=sorted({kernels.module_name(name) for name in kernels.available()}))
 def variant(request):
-    return importlib.import_module(f"bptt.kernels._{request.param}")
+    return importlib.import_module(request.param)
 
 
 @pytest.mark.slow

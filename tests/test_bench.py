@@ -65,7 +65,7 @@ def test_every_time_has_its_circumstances(compared: tuple[str, dict[str, Any]]) 
     for entry in compared[1]["benchmarks"]:
         info = entry["extra_info"]
         assert entry["stats"]["median"] > 0
-        assert info["variant"].split()[1] in ("baseline", "avx2", "avx512")
+        assert info["variant"].split()[1] in ("baseline", "avx2", "avx512", "amx")
         assert info["processor"]
         assert info["version"]
         assert info["threads"] == 1

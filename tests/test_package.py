@@ -25,7 +25,8 @@ from bptt.kernels import _cpu
 PACKAGE = Path(bptt.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
 ALL_VARIANTS = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
-COMPILED = ("cpu", *(kernels.VARIANTS if ALL_VARIANTS else kernels.VARIANTS[:1]))
+#: amx is in the module of avx512.
+COMPILED = ("cpu", *(sorted({*kernels.VARIANTS} - {"amx"}) if ALL_VARIANTS else kernels.VARIANTS[:1]))
 #: Modules with examples in their docstrings.
 SHOWING = sorted(path.stem for path in PACKAGE.glob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
 #: What both backends offer; a compiled class has no signature.

@@ -63,9 +63,9 @@ def test_one_module_is_loaded_only():
     script = "import bptt.kernels, sys; print(*(n for n in sys.modules if n.startswith('bptt.kernels._')))"
     for name in kernels.available():
         loaded = set(run(script, name).stdout.split())
-        others = {f"bptt.kernels._{other}" for other in kernels.VARIANTS if other != name}
-        assert f"bptt.kernels._{name}" in loaded
-        assert not loaded & others
+        own = kernels.module_name(name)
+        assert own in loaded
+        assert not loaded & ({kernels.module_name(other) for other in kernels.VARIANTS} - {own})
 
 
 @pytest.mark.parametrize("cpu", ["avx", "AVX2", " avx2", "_cpu", "reference", "../x"])
@@ -108,16 +108,17 @@ print(bptt.kernels.variant)
 def test_a_broken_variant_is_an_error(forced):
     """The best variant cannot be imported: no other takes its place."""
     best = kernels.available()[-1]
+    module = kernels.module_name(best)
     report = "import bptt; print(bptt.info()['variant'])"
-    blocked = f"import sys; sys.modules['bptt.kernels._{best}'] = None; {report}"
+    blocked = f"import sys; sys.modules['{module}'] = None; {report}"
     process = run(blocked, best if forced else None)
     assert process.stdout == ""
-    assert f"bptt.kernels._{best}" in last_line(process)
+    assert module in last_line(process)
     raising = f"""
 import sys
 class Broken:
     def find_spec(self, name, path=None, target=None):
-        if name == "bptt.kernels._{best}":
+        if name == "{module}":
             raise ImportError("undefined symbol: broken")
 sys.meta_path.insert(0, Broken())
 {report}
@@ -127,16 +128,26 @@ sys.meta_path.insert(0, Broken())
     assert last_line(process) == "ImportError: undefined symbol: broken"
 
 
+def results_of(name, p):
+    """On a variant that need not be the one in use."""
+    module = importlib.import_module(kernels.module_name(name))
+    module.use_amx(name == "amx" or (name == "native" and kernels.amx), numbers=1, rows=1)
+    try:
+        return results(p, module=module)
+    finally:
+        kernels.use_amx(kernels.amx, numbers=256, rows=1)
+
+
+@pytest.mark.thread_unsafe
 @pytest.mark.parametrize("cell", kernels.CELLS)
 @pytest.mark.parametrize("way", ["plain", "depth", "options"])
 def test_variants_agree(cell, way, dtype):
-    modules = [importlib.import_module(f"bptt.kernels._{name}") for name in kernels.available()]
     # relu's derivative jumps where a rounding error changes a sign: one step only
     T = 1 if cell == "relu" else 20
     options = {"depth": 3} if way == "depth" else {"features": extras(cell)} if way == "options" else {}
     for B, I, H in ((5, 9, 33), (1, 40, 64), (13, 8, 130)):
         p = problem(T, B, I, H, cell=cell, dtype=dtype, **options)
-        first, *rest = (results(p, module=module) for module in modules)
+        first, *rest = (results_of(name, p) for name in kernels.available())
         # both are off
         bounds = {name: 2 * bound for name, bound in tolerances(p).items()}
         for other in rest:
@@ -145,21 +156,21 @@ def test_variants_agree(cell, way, dtype):
                 close(name, value, first[name].astype(np.float64), T * (B + I + H), **bounds)
 
 
+@pytest.mark.thread_unsafe
 @pytest.mark.parametrize("name", kernels.available())
 def test_every_row_of_every_variant(name, dtype):
     """Rows in batches of any size: the tile's heights and widths differ from variant to variant."""
-    module = importlib.import_module(f"bptt.kernels._{name}")
     for cell in kernels.CELLS:
         p = problem(3, 67, 9, 21, cell=cell, dtype=dtype, features=extras(cell))
-        whole = results(p, module=module)
+        whole = results_of(name, p)
         for rows in ([0], [66], [3, 5], [*range(7, 20)], [*range(1, 66)]):
-            part = results(of_rows(p, np.array(rows)), module=module)
+            part = results_of(name, of_rows(p, np.array(rows)))
             for result in {"y", "h_n", "c_n", "x", "h_0", "c_0"} & whole.keys():
                 assert same(part[result], whole[result][..., rows, :]), (cell, result, rows)
 
 
 def test_variants_offer_the_same():
-    modules = [importlib.import_module(f"bptt.kernels._{name}") for name in kernels.available()]
+    modules = [importlib.import_module(kernels.module_name(name)) for name in kernels.available()]
     names = {name for name in vars(modules[0]) if not name.startswith("_")}
     for module in modules:
         assert {name for name in vars(module) if not name.startswith("_")} == names

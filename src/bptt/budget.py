@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 256
 #: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
+#: Numbers of a float32 matrix from which the kernels may split operands for the AMX unit; parts take half
+#: as much again.
+SPLIT, PARTS = 100_000, 1.5
 #: Batch rows that they take through time together.
 TOGETHER = 96
 #: Numbers by which they lengthen a row at most.
@@ -107,6 +110,10 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     back = B * (R + H) + C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
     back += C * (R if structure.proj_size else 0) + C * H
     worker = CHUNK * PADDING + 3 * rows * (R + H)
+    if now.itemsize == 4 and N * max(I, R) >= SPLIT:
+        # a panel of x or h and da of half a chunk; all of da
+        worker += int(PARTS * (C + PADDING) * (PADDING + CHUNK // 2))
+        back += int(PARTS * (C + PADDING) * (S + normal + PADDING))
     if apart:
         there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N + 1)
         back += C * (R + (2 if tokens else 2 * I))

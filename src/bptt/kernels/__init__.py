@@ -1,7 +1,7 @@
 """The compiled kernels: `unroll` and `bptt` for one direction of one layer, and what belongs to them.
 
 The same source is compiled for three kinds of x86-64 processor; the best that this one has is chosen at
-import.  ``BPTT_CPU=baseline|avx2|avx512`` forces one.
+import.  ``BPTT_CPU=baseline|avx2|avx512|amx`` forces one; amx is avx512 with some products on the AMX unit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bptt.checks import default_threads
 from bptt.kernels import _cpu as _cpu
 
 #: CPU variants in ascending order, by what `_cpu.level` returns; only one if built for one processor.
-VARIANTS: tuple[str, ...] = ("native",) if _cpu.native() else ("baseline", "avx2", "avx512")
+VARIANTS: tuple[str, ...] = ("native",) if _cpu.native() else ("baseline", "avx2", "avx512", "amx")
 
 
 def available() -> tuple[str, ...]:
@@ -41,14 +41,23 @@ def choose(forced: str | None) -> str:
     return forced
 
 
+def module_name(name: str) -> str:
+    """Name of the module that a variant is in: amx is avx512 with `use_amx`."""
+    return f"bptt.kernels._{'avx512' if name == 'amx' else name}"
+
+
 #: The variant in use.  One that the processor has and that fails to import is an error, never a fallback.
 variant = choose(os.environ.get("BPTT_CPU"))
 if TYPE_CHECKING:
     from bptt.kernels import _baseline as _module
 else:
-    _module = importlib.import_module(f"bptt.kernels._{variant}")
+    _module = importlib.import_module(module_name(variant))
 
 CELLS: tuple[str, ...] = _module.CELLS
+use_amx = _module.use_amx
+#: Whether products go to the AMX unit.
+amx = variant in ("amx", "native") and _cpu.level() == 3
+use_amx(amx)
 unroll = _module.unroll
 pack = _module.pack_weights
 Stepper = _module.Stepper
@@ -111,6 +120,7 @@ __all__ = [
     "Stepper",
     "affine",
     "affine_backward",
+    "amx",
     "available",
     "bptt",
     "choose",
@@ -120,6 +130,7 @@ __all__ = [
     "fma_peak",
     "info",
     "large_empty",
+    "module_name",
     "pack",
     "processor",
     "read_bandwidth",
@@ -129,6 +140,7 @@ __all__ = [
     "step_back",
     "step_seconds",
     "unroll",
+    "use_amx",
     "variant",
     "walk",
 ]

@@ -13,8 +13,14 @@ cdef class BpttJob(Job):
     cdef ptrdiff_t blocks       # items of a chunk's recurrence, then ...
     cdef ptrdiff_t turns        # items that transpose da, then ...
     cdef ptrdiff_t input_groups  # ... the products, among them groups of rows of dx
-    cdef Memory scratch         # a panel, and what `back_step` wants, for each worker
+    cdef Memory scratch         # a panel, and what `back_step` wants, for each worker; split operands of a chunk
     cdef size_t scratch_each
+    cdef size_t scratch_parts   # where in it a worker's split operands are
+    cdef bint input_parts       # dx on the AMX unit
+    cdef bint sum_parts         # weight gradients too, which is why da is split as it is transposed
+    cdef char *left_ih          # WORK d_ih transposed, see _amx.h
+    cdef char *left_hh          # WORK d_hh transposed
+    cdef char *unfit            # WORK (turns,): whether part of da doesn't fit
     cdef Memory work            # all that is WORK below
     cdef bint deep              # truncated: dh_t and dc_t are given by DepthJob
     cdef void *x                # IN (T, B, I) or tokens (T, B)

@@ -11,66 +11,134 @@
 
 cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
     """Items of dW_hh, of dW_hn, of dW_ih (tokens: one), groups of dx rows, items of dW_hr, one for all vectors."""
-    return (outer_items(kind, w.N_hh, w.R) + (outer_items(kind, w.H, w.H) if w.cell == GRU_BEFORE else 0)
-            + (1 if w.tokens else outer_items(kind, w.N_ih, w.I)) + job.input_groups
-            + (outer_items(kind, w.R, w.H) if w.projected else 0) + 1)
+    return (outer_items(kind, w.N_hh, w.R, job.sum_parts)
+            + (outer_items(kind, w.H, w.H, job.sum_parts) if w.cell == GRU_BEFORE else 0)
+            + (1 if w.tokens else outer_items(kind, w.N_ih, w.I, job.sum_parts)) + job.input_groups
+            + (outer_items(kind, w.R, w.H, False) if w.projected else 0) + 1)
+
+
+cdef inline const real *h_rows(BpttJob job, ptrdiff_t start, ptrdiff_t *from_head, real *kind) noexcept nogil:
+    """h_{t-1} of a chunk's rows: the first from_head of them are h_begin, this is where the others are."""
+    cdef ptrdiff_t B = job.course.B, R = job.weights.R
+    from_head[0] = B if start == 0 and job.h_before == NULL else 0
+    if job.h_before != NULL:
+        return <const real *> job.h_before
+    return <const real *> job.y + (start * B - B + from_head[0]) * R
+
+
+cdef inline const real *x_rows(BpttJob job, ptrdiff_t start, real *kind) noexcept nogil:
+    """x of a chunk's rows."""
+    return <const real *> (job.xs if job.xs != NULL else row_of(job.x, start * job.course.B, job.weights.I, kind))
 
 
 cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker, real *kind) noexcept nogil:
     cdef ptrdiff_t each = job.blocks + job.turns + job.gradient_items()
     cdef ptrdiff_t chunk = k // each, item = k % each
-    cdef ptrdiff_t end = job.bounds[chunk], start = job.bounds[chunk + 1], base = course.before(start)
-    cdef ptrdiff_t B = course.B, H = w.H, I = w.I, R = w.R, rows = course.before(end) - base, first, last, count
-    cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, ld_hh = w.N_hh if w.normal else w.S
-    cdef const real *d_ih = <const real *> (job.d_ih if w.normal else job.da)
-    cdef const real *d_hh = <const real *> job.d_hh if w.normal else <const real *> job.da + w.from_hh
-    cdef const real *columns_ih = <const real *> job.turned_ih if job.turns else d_ih
-    cdef const real *columns_hh = <const real *> job.turned_hh if job.turns else d_hh
-    cdef ptrdiff_t row_ih = rows if job.turns else 1, row_hh = row_ih
-    cdef ptrdiff_t k_ih = 1 if job.turns else ld_ih, k_hh = 1 if job.turns else ld_hh
-    cdef real *scratch = <real *> (job.scratch.aligned + worker * job.scratch_each)
-    cdef bint add = chunk > 0 or job.adds
-    cdef int start_sum = TILE_ADD if add else TILE_SET
-    cdef ptrdiff_t from_head = 0
-    cdef const real *head = NULL
-    cdef const real *body
-    cdef real *to
+    cdef ptrdiff_t end = job.bounds[chunk], start = job.bounds[chunk + 1], B = course.B
+    cdef bint parts = job.input_parts or job.sum_parts
     if item < job.blocks:
         bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item),
                   block_start(B, job.blocks, item + 1), kind)
+    elif item < job.blocks + job.turns:
+        turn_item(job, job.weights, job.course, start, end, item - job.blocks, worker, kind)
+    elif not job.interrupted(worker, 2.0 * (course.before(end) - course.before(start)) * w.N_hh * 64):
+        if parts:
+            amx_begin()
+        gradient_item(job, job.weights, job.course, start, end, item - job.blocks - job.turns, worker,
+                      chunk > 0 or job.adds, kind)
+        if parts:
+            amx_end()
+
+
+cdef inline const real *d_ih_of(BpttJob job, Panels w, real *kind) noexcept nogil:
+    return <const real *> (job.d_ih if w.normal else job.da)
+
+
+cdef void turn_item(
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t item, int worker, real *kind
+) noexcept nogil:
+    """Part of what the products of a chunk need: da transposed, or both of their operands split."""
+    cdef ptrdiff_t rows = course.before(end) - course.before(start)
+    cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, columns = w.S if w.cell == GRU and not w.normal else w.N_ih
+    if real is float:
+        if job.sum_parts:
+            split_item(job, w, start, rows, ld_ih, columns, item, worker)
+            return
+    turn_columns(d_ih_of(job, w, kind), ld_ih, rows, columns, job.turns, item, <real *> job.turned_ih)
+    if w.normal:
+        turn_columns(<const real *> job.d_hh, w.N_hh, rows, w.N_hh, job.turns, item, <real *> job.turned_hh)
+
+
+cdef void split_item(
+    BpttJob job, Panels w, ptrdiff_t start, ptrdiff_t rows, ptrdiff_t ld_ih, ptrdiff_t columns, ptrdiff_t item,
+    int worker
+) noexcept nogil:
+    """Part of da^T as a left operand, unless the chunk has few rows."""
+    cdef float *room = <float *> (job.scratch.aligned + worker * job.scratch_each)
+    job.unfit[item] = rows < amx_from_rows
+    if job.unfit[item]:
         return
-    item -= job.blocks
-    if item < job.turns:
-        turn_columns(d_ih, ld_ih, rows, w.N_ih, job.turns, item, <real *> job.turned_ih)
-        if w.normal:
-            turn_columns(d_hh, ld_hh, rows, w.N_hh, job.turns, item, <real *> job.turned_hh)
-        elif w.cell == GRU:
-            turn_columns(d_ih + 3 * H, ld_ih, rows, H, job.turns, item, <real *> job.turned_ih + 3 * H * rows)
-        return
-    if job.turns and not w.normal:
-        columns_hh = columns_ih + w.from_hh * rows
-    item -= job.turns
-    if job.interrupted(worker, 2.0 * rows * w.N_hh * 64):
-        return
-    count = outer_items(kind, w.N_hh, R)
+    job.unfit[item] = not amx_turn(d_ih_of(job, w, <float *> NULL), ld_ih, rows, columns, job.turns, item, room,
+                                   job.left_ih)
+    if w.normal and not amx_turn(<const float *> job.d_hh, w.N_hh, rows, w.N_hh, job.turns, item, room, job.left_hh):
+        job.unfit[item] = True
+
+
+cdef const char *left_of(BpttJob job, const char *left, ptrdiff_t numbers) noexcept nogil:
+    """Parts of da^T for a weight gradient of so many numbers, or NULL where the tile has to take it."""
+    cdef ptrdiff_t k
+    if not job.sum_parts or numbers < amx_from:
+        return NULL
+    for k in range(job.turns):
+        if job.unfit[k]:
+            return NULL
+    return left
+
+
+cdef void gradient_item(
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t item, int worker, bint add,
+    real *kind
+) noexcept nogil:
+    """One of the products of the chunk of steps end-1..start; see `gradient_count`."""
+    cdef ptrdiff_t base = course.before(start)
+    cdef ptrdiff_t B = course.B, H = w.H, I = w.I, R = w.R, rows = course.before(end) - base, first, last, count
+    cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, ld_hh = w.N_hh if w.normal else w.S
+    cdef const real *d_ih = d_ih_of(job, w, kind)
+    cdef const real *d_hh = <const real *> job.d_hh if w.normal else <const real *> job.da + w.from_hh
+    # where da was split for the unit, it was not transposed
+    cdef bint turned = job.turns > 0 and not job.sum_parts
+    cdef const real *columns_ih = <const real *> job.turned_ih if turned else d_ih
+    cdef const real *columns_hh = d_hh
+    cdef ptrdiff_t row_ih = rows if turned else 1, row_hh = row_ih
+    cdef ptrdiff_t k_ih = 1 if turned else ld_ih, k_hh = 1 if turned else ld_hh
+    cdef real *scratch = <real *> (job.scratch.aligned + worker * job.scratch_each)
+    cdef char *right = <char *> scratch + job.scratch_parts
+    cdef int start_sum = TILE_ADD if add else TILE_SET
+    cdef ptrdiff_t from_head = 0, late = H if w.cell >= GRU else 0
+    cdef const char *left
+    cdef const real *body
+    cdef real *to
+    if turned:
+        columns_hh = <const real *> job.turned_hh if w.normal else columns_ih + w.from_hh * rows
+    count = outer_items(kind, w.N_hh, R, job.sum_parts)
     if item < count:
         # dW_hh = sum_t da_t^T h_{t-1}
-        body = <const real *> job.h_before
-        if body == NULL:
-            from_head = B if start == 0 else 0
-            head = <const real *> job.h_begin
-            body = <const real *> job.y + (start * B - B + from_head) * R
-        outer_panel(columns_hh, row_hh, k_hh, w.N_hh, 0, rows, head, from_head, body, R, item, scratch,
-                    <real *> job.dw[1], start_sum)
+        body = h_rows(job, start, &from_head, kind)
+        left = left_of(job, job.left_hh if w.normal else job.left_ih + w.from_hh // AMX_ROWS * amx_size(1, rows),
+                       w.N_hh * R)
+        outer_panel(columns_hh, row_hh, k_hh, left, w.N_hh, 0, rows, <const real *> job.h_begin, from_head, body, R,
+                    item, job.sum_parts, scratch, right, <real *> job.dw[1], start_sum)
         return
     item -= count
     if w.cell == GRU_BEFORE:
-        if item < outer_items(kind, H, H):
+        count = outer_items(kind, H, H, job.sum_parts)
+        if item < count:
             # dW_hn = sum_t da_n^T s_t
-            outer_panel(columns_ih, row_ih, k_ih, H, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
-                        scratch, <real *> job.dw[1] + 2 * H * H, start_sum)
+            outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, H * H), H, 0, rows, <const real *> NULL, 0,
+                        <const real *> job.m, H, item, job.sum_parts, scratch, right,
+                        <real *> job.dw[1] + 2 * H * H, start_sum)
             return
-        item -= outer_items(kind, H, H)
+        item -= count
     if w.tokens:
         if item == 0:
             # dW_ih[:, v] = sum of da over the rows with token v
@@ -80,12 +148,12 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
             return
         item -= 1
     else:
-        count = outer_items(kind, w.N_ih, I)
+        count = outer_items(kind, w.N_ih, I, job.sum_parts)
         if item < count:
             # dW_ih = sum_t da_t^T x_t
-            body = <const real *> job.xs if job.xs != NULL else <const real *> job.x + start * B * I
-            outer_panel(columns_ih, row_ih, k_ih, w.N_ih, H if w.cell >= GRU else 0, rows, <const real *> NULL, 0,
-                        body, I, item, scratch, <real *> job.dw[0], start_sum)
+            outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, w.N_ih * I), w.N_ih, late, rows,
+                        <const real *> NULL, 0, x_rows(job, start, kind), I, item, job.sum_parts, scratch, right,
+                        <real *> job.dw[0], start_sum)
             return
         item -= count
         if item < job.input_groups:
@@ -94,7 +162,14 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
             if first == last:
                 return
             to = <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I
-            if last - first > ROWS_TOGETHER:
+            if real is float:
+                if job.input_parts:
+                    amx_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
+                                <const float *> w.back_ih, w.N_ih, I, to, I, right,
+                                right + amx_size(TILE_WIDTH, AMX_DEPTH))
+            if job.input_parts:
+                pass
+            elif last - first > ROWS_TOGETHER:
                 deep_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
                              <const real *> w.back_ih, w.N_ih, I, to, I)
             else:
@@ -104,10 +179,10 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
                 put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
             return
         item -= job.input_groups
-    if w.projected and item < outer_items(kind, R, H):
+    if w.projected and item < outer_items(kind, R, H, False):
         # dW_hr = sum_t dh_t^T m_t
-        outer_panel(<const real *> job.dh, 1, R, R, 0, rows, <const real *> NULL, 0, <const real *> job.m, H, item,
-                    scratch, <real *> job.dw[4], start_sum)
+        outer_panel(<const real *> job.dh, 1, R, <const char *> NULL, R, 0, rows, <const real *> NULL, 0,
+                    <const real *> job.m, H, item, False, scratch, right, <real *> job.dw[4], start_sum)
         return
     if job.dbias != NULL:
         column_sums(<const real *> job.da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
@@ -139,6 +214,17 @@ cdef int cut_into_chunks(BpttJob job) except -1:
     return 0
 
 
+cdef size_t parts_size(BpttJob job, Panels w, char *at) noexcept nogil:
+    """Bytes of a chunk's split operands; where `at` is not NULL they go there."""
+    cdef ptrdiff_t C = job.capacity
+    cdef size_t left = amx_size(amx_rows(w.S), C), left_hh = amx_size(amx_rows(w.N_hh), C) if w.normal else 0
+    if not job.sum_parts:
+        return 0
+    if at != NULL:
+        job.left_ih, job.left_hh, job.unfit = at, at + left, at + left + left_hh
+    return left + left_hh + job.turns
+
+
 cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     """Working memory: what each worker needs, and the arrays of a chunk."""
     cdef Panels w = job.weights
@@ -146,14 +232,19 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
     cdef ptrdiff_t x = 0 if course.plain else 2 * C if w.tokens else C * w.I  # a token id is as long as two floats
     cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
-    cdef bint m = w.projected or w.cell == GRU_BEFORE
+    cdef bint m = w.projected or w.cell == GRU_BEFORE, turned = job.turns > 0 and not job.sum_parts
     cdef size_t size
     cdef real *next
     job.scratch_each = block_size(kind) + back_room(w, rows) + rows * (w.R + w.H)
-    job.scratch_each = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
-    job.scratch = take_memory(job.scratch_each * workers)
+    job.scratch_each = job.scratch_parts = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
+    if job.input_parts or job.sum_parts:
+        job.scratch_each += amx_size(TILE_WIDTH, max(C, <ptrdiff_t> BLOCK_K))
+    if job.input_parts:
+        job.scratch_each += amx_size(amx_rows(ceil_div(C, job.input_groups)), AMX_DEPTH)
+    job.scratch = take_memory(job.scratch_each * workers + parts_size(job, w, NULL))
+    parts_size(job, w, job.scratch.aligned + job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
-    size += (C * (w.S + (w.N_hh if w.normal else 0)) if job.turns else 0) + (0 if course.plain else C * w.R)
+    size += (C * (w.S + (w.N_hh if w.normal else 0)) if turned else 0) + (0 if course.plain else C * w.R)
     size += x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
     size += total * (w.R + w.H) if job.deep else 0
     job.work = take_memory(size * sizeof(real) + LINE)
@@ -172,7 +263,7 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     job.dbias = next if w.has_bias_ih or w.has_bias_hh else NULL
     job.dgain = next + w.S
     next = next + w.S + w.N_ih
-    if job.turns:
+    if turned:
         job.turned_ih, job.turned_hh = next, next + C * w.S
         next = next + C * (w.S + (w.N_hh if w.normal else 0))
     if not course.plain:

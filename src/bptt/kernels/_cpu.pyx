@@ -6,7 +6,7 @@ cdef extern from "cpu.h":
 
 
 def level():
-    """0: baseline; 1: AVX2 and FMA; 2: AVX-512 F, VL, BW and DQ (CPUID and XGETBV)."""
+    """0: baseline; 1: AVX2 and FMA; 2: AVX-512 F, VL, BW and DQ; 3: AMX too (CPUID and XGETBV)."""
     return cpu_level()
 
 

@@ -35,6 +35,7 @@ include "_stream.pxi"
 include "_back.pxi"
 include "_depth.pxi"
 include "_outer.pxi"
+include "_amx.pxi"
 include "_bptt.pxi"
 include "_propagate.pxi"
 include "_walk.pxi"
@@ -46,5 +47,5 @@ include "_measure.pxi"
 __all__ = [
     "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
     "count_outside", "elementwise", "fma_peak", "large_empty", "pack_weights", "read_bandwidth", "release_memory",
-    "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "walk",
+    "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "use_amx", "walk",
 ]

@@ -11,9 +11,18 @@ cdef enum:
     DEEP_FROM = 500_000  # numbers of a W_ih that stays in no cache while rows of da go through it
 
 
-cdef inline ptrdiff_t outer_items(real *kind, ptrdiff_t M, ptrdiff_t N) noexcept nogil:
+cdef inline ptrdiff_t outer_groups(ptrdiff_t M, bint parts) noexcept nogil:
+    return ceil_div(M, AMX_OUTER_ROWS if parts else OUTER_ROWS)
+
+
+cdef inline ptrdiff_t outer_items(real *kind, ptrdiff_t M, ptrdiff_t N, bint parts) noexcept nogil:
     """Items of `outer_panel` in all."""
-    return panel_count(kind, N) * ceil_div(M, OUTER_ROWS)
+    return panel_count(kind, N) * outer_groups(M, parts)
+
+
+cdef inline ptrdiff_t outer_start(ptrdiff_t M, ptrdiff_t groups, ptrdiff_t k) noexcept nogil:
+    """Row of dW where group k begins: one that a tile of the AMX unit begins with."""
+    return min(M, AMX_ROWS * block_start(amx_rows(M), groups, k))
 
 
 cdef void turn(const real *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, real *out) noexcept nogil:
@@ -49,17 +58,18 @@ cdef void put_rows(
 
 
 cdef void outer_panel(
-    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows, const real *head,
-    ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t item, real *scratch, real *dw, int start
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, const char *left, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows,
+    const real *head, ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t item, bint parts, real *scratch,
+    char *right, real *dw, int start
 ) noexcept nogil:
     """dW (M, N) (+)= da^T v for one group of rows and the columns of one panel; see `outer_items`.
 
     da^T[i, k] = da[i * a_row + k * a_k]; the first `late` of its rows are the last ones of dW.  v (rows, N) is
-    head_rows rows of head, then body.
+    head_rows rows of head, then body.  left: da^T split for the AMX unit, or NULL; right: room for a panel of v.
     """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t panels = panel_count(<real *> NULL, N), p = item % panels, groups = ceil_div(M, OUTER_ROWS)
-    cdef ptrdiff_t top = block_start(M, groups, item // panels), end = block_start(M, groups, item // panels + 1)
+    cdef ptrdiff_t panels = panel_count(<real *> NULL, N), p = item % panels, groups = outer_groups(M, parts)
+    cdef ptrdiff_t top = outer_start(M, groups, item // panels), end = outer_start(M, groups, item // panels + 1)
     cdef ptrdiff_t early = max(top, late)
     cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
     cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
@@ -69,6 +79,15 @@ cdef void outer_panel(
     # Rows of v close together and whole vectors: the tile reads them where they lie, else from a copy.
     cdef bint direct = head_rows == 0 and tail == L and N <= DIRECT_COLUMNS
     dw = dw + first * L
+    if real is float:
+        if left != NULL and amx_split_right(head + first * L if head_rows else NULL, head_rows, body + first * L, N,
+                                            rows, (width - 1) * L + tail, right, amx_size(1, rows)):
+            if top < late:
+                amx_outer(left, top, min(late, end), rows, right, (width - 1) * L + tail, dw + (M - late + top) * N, N,
+                          start)
+            if early < end:
+                amx_outer(left, early, end, rows, right, (width - 1) * L + tail, dw + (early - late) * N, N, start)
+            return
     while k < rows:
         depth = min(rows - k, <ptrdiff_t> BLOCK_K)
         panel = body + k * N + first * L

@@ -209,6 +209,17 @@ cdef int prepare_steps(
     return 0
 
 
+cdef int plan_parts(BpttJob job, Panels w, bint input_grad) except -1:
+    """Which products go to the AMX unit."""
+    if not amx_used or w.double or job.capacity == 0:
+        return 0
+    job.input_parts = input_grad and w.N_ih * w.I >= amx_from
+    # the gates of a GRU begin where a tile does, or it is not worth the trouble
+    job.sum_parts = ((w.H % AMX_ROWS == 0 or w.cell < GRU)
+                     and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)
+    return 0
+
+
 cdef back_propagate(
     Saved saved, dy, dfinal_state, depth, int threads, add_to, squares, tuple initial_to, bint input_grad, dx_to,
     real *kind
@@ -254,8 +265,11 @@ cdef back_propagate(
 
     job.deep = depth is not None and depth <= T
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
-    job.turns = workers if w.S > DIRECT_ROWS else 0
-    if input_grad:
+    plan_parts(job, w, input_grad)
+    job.turns = workers if w.S > DIRECT_ROWS or job.sum_parts else 0
+    if job.input_parts:
+        job.input_groups = max(ceil_div(job.capacity, BLOCK_K), min(workers, ceil_div(job.capacity, AMX_ROWS)))
+    elif input_grad:
         # few rows at a time let W_ih stay in cache and threads share the work; a larger one is read for all at once
         job.input_groups = ceil_div(job.capacity, ROWS_TOGETHER if workers > 1 or w.I * w.N_ih < DEEP_FROM else BLOCK_K)
     make_room(job, workers, kind)

@@ -8,7 +8,7 @@
 #define CPU_NATIVE 0
 #endif
 
-#if !defined(BPTT_NATIVE) && !defined(BPTT_SCALAR) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
+#if !defined(BPTT_SCALAR) && (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #include <cpuid.h>
 #include <stdint.h>
 
@@ -19,8 +19,24 @@ static uint64_t cpu_xcr0(void)
     return ((uint64_t)high << 32) | low;
 }
 
-/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ: every feature that the variant's compiler flags turn on, and the
- * registers it uses saved by the operating system (XCR0). */
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Linux gives a process the AMX registers when it asks for them; it may not where signal stacks are too small. */
+static int cpu_ask_for_amx(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#else
+static int cpu_ask_for_amx(void) { return 0; }
+#endif
+
+enum { CPU_AMX_BF16 = 1 << 22, CPU_AMX_TILE = 1 << 24, CPU_XCR0_TILES = 3 << 17 };
+
+/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ, 3 those and AMX with bfloat16: every feature that the variant's
+ * compiler flags turn on, and the registers it uses saved by the operating system (XCR0). */
 static int cpu_level(void)
 {
     unsigned a, b, c, d, b7;
@@ -33,7 +49,9 @@ static int cpu_level(void)
     if ((saved & 0xe6) != 0xe6 || !(b7 & bit_AVX512F) || !(b7 & bit_AVX512VL) || !(b7 & bit_AVX512BW) ||
         !(b7 & bit_AVX512DQ))
         return 1;
-    return 2;
+    if ((saved & CPU_XCR0_TILES) != CPU_XCR0_TILES || !(d & CPU_AMX_BF16) || !(d & CPU_AMX_TILE) || !cpu_ask_for_amx())
+        return 2;
+    return 3;
 }
 #else
 static int cpu_level(void) { return 0; }
