@@ -88,6 +88,22 @@ cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     return rows * (w.R + w.R + w.H + w.H)
 
 
+cdef void bare_back_step(
+    Panels w, ptrdiff_t rows, bint backwards,
+    const real *dy,  # IN (rows, R) or NULL
+    const real *h,   # IN (rows, R): h_t
+    real *da,        # OUT (rows, R)
+    real *carry,     # INOUT, as in `back_step`
+) noexcept nogil:
+    """`back_step` of a bare cell, see `bare_step`."""
+    cdef ptrdiff_t R = w.R
+    # da_t = (dy_t + carry) f'(a_t)
+    cell_backward(w.cell, da, carry, dy, h, rows * R)
+    # dh_{t-1} = da_t W_hh
+    product(chains_for(<real *> NULL, R, R), da, R, 1, rows, 1, 0, <const real *> w.back_hh, R, R, carry, R, 0,
+            TILE_SET, <const real *> NULL, backwards)
+
+
 cdef void back_step(
     BpttJob job, Panels w, Course course, ptrdiff_t s, ptrdiff_t first, ptrdiff_t rows,
     ptrdiff_t at_chunk,  # row of the chunk where the first of these rows is
@@ -259,6 +275,7 @@ cdef void bptt_rows(
     cdef real *carry = <real *> job.carry_h + first * R
     cdef real *carry_c = row_of(job.carry_c, first, H, kind)
     cdef real *room = back_scratch(job, worker, kind)
+    cdef bint simple = bare(w) and course.plain and job.squares == NULL and not job.deep
     check(back_fits(job, worker, room + back_room(w, last - first)), b"room")
     for s in range(end - 1, start - 1, -1):
         n = min(last, course.alive(s)) - first
@@ -266,6 +283,11 @@ cdef void bptt_rows(
             continue
         if job.interrupted(worker, 2.0 * n * w.N_hh * R):
             return
+        if simple:
+            bare_back_step(w, n, s & 1, row_of(job.dy, s * course.B + first, R, kind),
+                           <const real *> job.y + (s * course.B + first) * R,
+                           <real *> job.da + ((s - start) * course.B + first) * R, carry)
+            continue
         if job.deep:
             memcpy(carry, <const real *> job.deep_h + (course.before(s) + first) * R, n * R * sizeof(real))
             if carry_c != NULL:

@@ -6,6 +6,21 @@ cdef ptrdiff_t step_room(Panels w, ptrdiff_t rows, bint masked) noexcept nogil:
     return rows * ((w.R if masked else 0) + (w.H if w.projected else 0) + (w.N_hh if w.normal else 0))
 
 
+cdef inline bint bare(Panels w) noexcept nogil:
+    """Whether a step is h = f(a + W_hh h) and nothing else, where nothing disturbs it."""
+    return w.cell <= IDENTITY and not w.normal
+
+
+cdef void bare_step(
+    Panels w, ptrdiff_t rows, bint backwards, real *a, const real *h_before, real *h,  # as in `step`
+) noexcept nogil:
+    """`step` of a bare cell: what all cells need would cost as much as a step of a few units."""
+    cdef ptrdiff_t R = w.R
+    product(chains_for(<real *> NULL, R, R), h_before, R, 1, rows, 1, 0, <const real *> w.hh, R, R, a, R, 0, TILE_ADD,
+            <const real *> NULL, backwards)
+    cell_forward(w.cell, a, h, rows * R)
+
+
 cdef void step(
     Panels w, ptrdiff_t rows, bint backwards,
     real *a,               # INOUT (rows, S): p, as `input_rows` leaves it, in; what the backward pass needs out

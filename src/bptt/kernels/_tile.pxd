@@ -163,6 +163,12 @@ cdef inline void product(
     cdef const real *panel
     cdef const real *initial
     cdef const real *ahead
+    if panels == 1 and sets == 1 and K <= BLOCK_K:
+        # what the loop comes to, at less cost: it counts in a small step
+        width = panel_start(<real *> NULL, N, 1)
+        panel_product(chains, <int> width, a, a_row, a_k, rows, packed, width * L, K, c, ldc, N - (width - 1) * L,
+                      start, bias, <const real *> NULL)
+        return
     while i < panels:
         together = 1
         if rows == 1 and sets == 1 and chains == 1 and panels - i >= TILE_ROW_PANELS:

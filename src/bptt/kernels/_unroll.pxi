@@ -137,7 +137,8 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef real *c_t = NULL
     # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
     cdef real *a = <real *> (job.y if w.cell <= IDENTITY else job.gates)
-    cdef bint alone = a == NULL
+    cdef bint alone = a == NULL, simple = bare(w)
+    cdef double work = w.work() * rows
     cdef ptrdiff_t each = rows if alone else B
     cdef real *base
     cdef real *a_t
@@ -179,12 +180,16 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 input_rows(w, rows, base + (t - start) * each * S,
                            row_of(job.normed_ih, t * B + first, N, kind), row_of(job.rate_ih, t * B + first, 1, kind))
         for t in range(start, end):
-            if job.interrupted(worker, w.work() * rows):
+            if job.interrupted(worker, work):
                 return
             h_t = <real *> job.y + (t * B + first) * R
+            a_t = base + (t - start) * each * S
+            if simple:
+                bare_step(w, rows, (t + job.odd) & 1, a_t, h, h_t)
+                h = h_t
+                continue
             if job.c != NULL:
                 c_t = <real *> job.c + (t * B + first) * H
-            a_t = base + (t - start) * each * S
             step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL,
                  row_of(job.normed_hh, t * B + first, w.N_hh, kind), row_of(job.rate_hh, t * B + first, 1, kind), room)
             h, c = h_t, c_t
