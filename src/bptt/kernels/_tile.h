@@ -29,6 +29,16 @@
 #define TILE_SUMS 12
 #endif
 
+/* Rows of a panel that one call takes; a longer sum over k is a sum of such blocks, which also bounds its rounding
+ * error.  Long sums are of matrices that come from beyond the second-level cache, and so does C: there fewer passes over
+ * C count for more than where the block lies (1024 x 4096, AVX-512: the input product takes 7% less). */
+#define TILE_DEPTH 256
+#if defined(__AVX512F__)
+#define TILE_DEPTH_LONG 512
+#else
+#define TILE_DEPTH_LONG TILE_DEPTH
+#endif
+
 #if defined(__clang__)
 #define TILE_UNROLL _Pragma("clang loop unroll(full)")
 #define TILE_UNROLL_4 _Pragma("clang loop unroll_count(4)")
@@ -205,4 +215,7 @@ LANES_INLINE int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
         return 2;
     return 4;
 }
+
+/* Rows of a panel in a block of a sum over K: a matter of K alone, as a product may see but a part of the columns. */
+LANES_INLINE ptrdiff_t tile_depth(ptrdiff_t K) { return K < TILE_DEPTH_LONG ? TILE_DEPTH : TILE_DEPTH_LONG; }
 #endif

@@ -28,6 +28,7 @@ cdef extern from "_tile.h" nogil:
     const int TILE_ADD
     int tile_height(int chains, int width)
     int tile_chains(ptrdiff_t vectors, ptrdiff_t K)
+    ptrdiff_t tile_depth(ptrdiff_t K)
     void f32_tile(int chains, int width, int rows, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
                   const float *panel, ptrdiff_t panel_k, ptrdiff_t K, float *c, ptrdiff_t ldc, ptrdiff_t tail,
                   int start, const float *bias, const float *ahead)
@@ -45,9 +46,8 @@ cdef extern from "_pack.h" nogil:
     void f32_pack_straight(const float *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, float *out)
     void f64_pack_straight(const double *w, ptrdiff_t ldw, ptrdiff_t columns, ptrdiff_t K, double *out)
 
-# One panel block of this depth (64 columns of float32: 64 KiB) stays in the nearest caches while the rows pass by;
-# a longer sum over k is a sum of blocks, which also bounds its rounding error.
 cdef enum:
+    # Rows of a batch or of time taken together in the backward pass.
     BLOCK_K = 256
     # A packed matrix of this many numbers is not in the second-level cache when its turn comes again: blocks are
     # fetched while the one before is used.  Where it is, fetching costs 4%.
@@ -188,7 +188,7 @@ cdef inline void product(
         panel = packed + first * L * K
         k = 0
         while k < K:
-            depth = min(K - k, <ptrdiff_t> BLOCK_K)
+            depth = min(K - k, tile_depth(K))
             initial = bias + first * L if bias != NULL and k == 0 else NULL
             if together > 1:
                 tile_row(a + k * a_k, a_k, panel + k * width * L, width * L * K, depth, c + first * L,
@@ -222,7 +222,7 @@ cdef inline void deep_product(
     cdef ptrdiff_t k = 0, p, depth, first, next, width
     cdef const real *ahead
     while k < K:
-        depth = min(K - k, <ptrdiff_t> BLOCK_K)
+        depth = min(K - k, tile_depth(K))
         for p in range(panels):
             first, next = panel_start(<real *> NULL, N, p), panel_start(<real *> NULL, N, p + 1)
             width = next - first
