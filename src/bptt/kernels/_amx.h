@@ -3,8 +3,8 @@
  *
  * A float32 is the sum of three such numbers, a = a_0 + a_1 + a_2, each rounded from what the ones before leave.  But
  * for 2^-23 of it a product of two is a_0 b_0 + a_0 b_1 + a_1 b_0 + a_0 b_2 + a_1 b_1 + a_2 b_0; the unit rounds a sum
- * once for 32 k, not for each, and is no less accurate than the tile of _tile.h.  Six of its products take half the
- * time of one there.
+ * once for 32 k, not for each, and is no less accurate than the tile of _tile.h.  Splitting
+ * included, the six take a half to three quarters of the time of one there: the more other numbers each meets, the less.
  *
  * It takes denormal numbers for 0, and the parts of inf are NaN.  A row of A or a column of B fits if its largest number
  * is one whose parts that count stay in range; others are for the tile.

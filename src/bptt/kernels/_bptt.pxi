@@ -57,7 +57,7 @@ cdef inline const real *d_ih_of(BpttJob job, Panels w, real *kind) noexcept nogi
 cdef void turn_item(
     BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t item, int worker, real *kind
 ) noexcept nogil:
-    """Part of what the products of a chunk need: da transposed, or both of their operands split."""
+    """Part of what the weight gradients of a chunk need: da transposed, or that split for the AMX unit."""
     cdef ptrdiff_t rows = course.before(end) - course.before(start)
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, columns = w.S if w.cell == GRU and not w.normal else w.N_ih
     if real is float:
