@@ -75,13 +75,13 @@ if ABI3:
 
 
 def extensions():
-    headers = ["_amx.h", "_checked.h", "_lanes.h", "_memory.h", "_pack.h", "_share.h", "_tile.h", "cpu.h"]
+    headers = ["_amx", "_checked", "_lanes", "_memory", "_pack", "_share", "_split", "_tile", "cpu"]
     return [
         Extension(
             f"bptt.kernels.{module}",
             [f"src/bptt/kernels/{module}.pyx"],
             include_dirs=["src/bptt/kernels"],
-            depends=[f"src/bptt/kernels/{name}" for name in headers],
+            depends=[f"src/bptt/kernels/{name}.h" for name in headers],
             define_macros=MACROS,
             extra_compile_args=FLAGS + flags,
             extra_link_args=LINK,

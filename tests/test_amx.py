@@ -1,4 +1,7 @@
-"""Products on the AMX unit: as accurate as those of the tile, and numbers that the unit can't take."""
+"""Products on the AMX unit: as accurate as those of the tile, and numbers that the unit can't take.
+
+The problems are small; what goes to the unit is said in each test, mostly weight gradients and dx alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from kernel_problems import problem, results
+from kernel_problems import of_rows, problem, results
 
 from bptt import kernels
 
@@ -23,11 +26,11 @@ PRODUCTS = ("x", "weight_ih", "weight_hh")
 @pytest.fixture(autouse=True)
 def as_before():
     yield
-    kernels.use_amx(True, numbers=256, rows=1)
+    kernels.use_amx(True, numbers=256, rows=1, step_numbers=256)
 
 
 def on_unit(p, **least):
-    kernels.use_amx(True, **({"numbers": 1, "rows": 1} | least))
+    kernels.use_amx(True, **({"numbers": 1, "rows": 1, "step_numbers": 10**9} | least))
     return results(p)
 
 
@@ -131,6 +134,64 @@ def test_not_a_number_stays_where_it_is():
     assert np.array_equal(np.isnan(unit), np.isnan(tile))
     assert np.array_equal(np.isinf(unit), np.isinf(tile))
     assert np.isfinite(np.delete(unit, [4, 6], axis=1)).all()
+
+
+def everywhere(p):
+    """With the products of every step on the unit too."""
+    return on_unit(p, step_numbers=1)
+
+
+@pytest.mark.parametrize("cell", kernels.CELLS)
+@pytest.mark.parametrize("sizes", [(9, 33, 70, 80), (7, 1, 200, 112), (5, 17, 33, 300), (2, 200, 33, 48)])
+def test_every_step_is_no_less_accurate_than_on_the_tile(cell, sizes):
+    """Rows for one, two and many tiles of the unit; panels of all widths."""
+    p = problem(*sizes, cell=cell, dtype=np.float32)
+    unit, tile, wanted = everywhere(p), on_tile(p), exact(p)
+    for name in unit.keys() & wanted.keys():
+        assert error(unit[name], wanted[name]) <= 1.5 * error(tile[name], wanted[name]) + 2e-7, name
+    assert not np.array_equal(unit["y"], tile["y"])  # or the unit has not been used
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru", "gru_reset_before"])
+def test_a_row_alone_has_the_bits_that_it_has_among_others(cell):
+    """1 row, few rows and many go to different pieces of code."""
+    p = problem(4, 70, 150, 90, cell=cell, dtype=np.float32)
+    kernels.use_amx(True, numbers=1, rows=1, step_numbers=1)
+    whole = results(p)
+    for rows in (slice(0, 1), slice(5, 7), slice(3, 18), slice(20, 36), slice(1, 40)):
+        some = results(of_rows(p, rows))
+        for name in ("y", "h_n", "x", "h_0"):
+            axis = 1 if whole[name].ndim == 3 else 0
+            assert np.array_equal(some[name], whole[name].take(range(70)[rows], axis)), (name, rows)
+
+
+@pytest.mark.parametrize("value", [1e-36, 1e20])
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh"])
+def test_weights_out_of_range_at_every_step(name, value):
+    p = problem(5, 9, 70, 40, cell="identity", dtype=np.float32)
+    weight = getattr(p.weights, name).copy()
+    weight[7] *= np.float32(value)
+    weight[7, 1:] = 0
+    p = replace(p, weights=p.weights._replace(**{name: weight}), x=p.x[:1], dy=p.dy[:1], dfinal=None)
+    unit, wanted = everywhere(p), exact(p)
+    for column in range(40):
+        assert error(unit["y"][..., column], wanted["y"][..., column]) < 1e-5, column
+
+
+@pytest.mark.parametrize("cell", ["relu", "lstm", "gru"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e-38, 1e30, 0])
+def test_a_row_out_of_range_at_every_step_changes_no_other(cell, value):
+    p = problem(3, 20, 40, 48, cell=cell, dtype=np.float32)
+    usual = everywhere(p)
+    p.x[1, 7] = value
+    other, tile = everywhere(p), on_tile(p)
+    rest = np.arange(20) != 7
+    for name in ("y", "x"):
+        assert np.array_equal(other[name][:, rest], usual[name][:, rest])
+        assert np.array_equal(np.isnan(other[name]), np.isnan(tile[name]))
+        assert np.array_equal(np.isinf(other[name]), np.isinf(tile[name]))
+        finite = np.isfinite(tile[name])
+        assert np.allclose(other[name][finite], tile[name][finite], rtol=1e-3, atol=1e-5)
 
 
 def test_small_matrices_and_few_rows_are_left_to_the_tile():

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 256
 #: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
-#: Numbers of a float32 matrix from which the kernels may split operands for the AMX unit; parts take half
-#: as much again.
-SPLIT, PARTS = 100_000, 1.5
+#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit,
+#: and of one from which those of every step; parts take half as much again.
+SPLIT, SPLIT_ALL, PARTS = 100_000, 3_000_000, 1.5
 #: Batch rows that they take through time together.
 TOGETHER = 96
 #: Numbers by which they lengthen a row at most.
@@ -97,6 +97,11 @@ def _weights(structure: Structure, unit: int, tokens: bool) -> int:
     return own + packed + back + tables
 
 
+def _split_rows(K: int) -> int:
+    """Return the numbers in what a product over K with split operands works in."""
+    return 3072 * min(48, 12 * -(-K // 128)) + 6400
+
+
 def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     """Return the numbers in the kernels' working memory for a unit, on the way there or back."""
     I, H, R, S, N = _sizes(structure, unit)
@@ -111,9 +116,12 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     back += C * (R if structure.proj_size else 0) + C * H
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if now.itemsize == 4 and N * max(I, R) >= SPLIT:
-        # a panel of x or h and da of half a chunk; all of da
-        worker += int(PARTS * (C + PADDING) * (PADDING + CHUNK // 2))
+        # a panel of x or h, or rows of da; all of da
+        worker += max(int(PARTS * (C + PADDING) * PADDING), _split_rows(N))
         back += int(PARTS * (C + PADDING) * (S + normal + PADDING))
+    if now.itemsize == 4 and N * max(I, R) >= SPLIT_ALL:
+        there += _split_rows(max(I, R))
+        worker += _split_rows(N)
     if apart:
         there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N + 1)
         back += C * (R + (2 if tokens else 2 * I))

@@ -85,7 +85,7 @@ cdef class BpttJob(Job):
 
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
-    return rows * (w.R + w.R + w.H + w.H)
+    return rows * (w.R + w.R + w.H + w.H) + (ceil_div(amx_room(w.N_hh), sizeof(float)) if w.unit_back_hh else 0)
 
 
 cdef void bare_back_step(
@@ -94,14 +94,15 @@ cdef void bare_back_step(
     const real *h,   # IN (rows, R): h_t
     real *da,        # OUT (rows, R)
     real *carry,     # INOUT, as in `back_step`
+    real *room,      # WORK
 ) noexcept nogil:
     """`back_step` of a bare cell, see `bare_step`."""
     cdef ptrdiff_t R = w.R
     # da_t = (dy_t + carry) f'(a_t)
     cell_backward(w.cell, da, carry, dy, h, rows * R)
     # dh_{t-1} = da_t W_hh
-    product(chains_for(<real *> NULL, R, R), da, R, 1, rows, 1, 0, <const real *> w.back_hh, R, R, carry, R, 0,
-            TILE_SET, <const real *> NULL, backwards)
+    large_product(w.unit_back_hh, chains_for(<real *> NULL, R, R), da, R, 1, rows, <const real *> w.back_hh, R, R,
+                  carry, R, TILE_SET, <const real *> NULL, backwards, room)
 
 
 cdef void back_step(
@@ -127,6 +128,7 @@ cdef void back_step(
     cdef real *skip = ds + rows * R
     cdef real *dm = skip + rows * H
     cdef real *own = dm + rows * H
+    cdef real *unit = own + rows * R
     cdef real *m = row_of(job.m, at_chunk, H, <real *> NULL)
     cdef real *masked = row_of(job.h_before, at_chunk, R, <real *> NULL)
     cdef const real *dy = <const real *> job.dy if with_dy else NULL
@@ -221,11 +223,11 @@ cdef void back_step(
     if w.normal:
         rec, ld = <const real *> job.d_hh + at_chunk * N, N
     if mask == NULL and w.cell != GRU_BEFORE:
-        product(chains, rec, ld, 1, rows, 1, 0, <const real *> w.back_hh, N, R, carry, R, 0,
-                TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1)
+        large_product(w.unit_back_hh, chains, rec, ld, 1, rows, <const real *> w.back_hh, N, R, carry, R,
+                      TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1, unit)
     else:
-        product(chains, rec, ld, 1, rows, 1, 0, <const real *> w.back_hh, N, R, ds, R, 0,
-                TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1)
+        large_product(w.unit_back_hh, chains, rec, ld, 1, rows, <const real *> w.back_hh, N, R, ds, R,
+                      TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1, unit)
         for r in range(rows):
             if mask != NULL:
                 times(ds + r * R, mask + course.row(first + r) * R, ds + r * R, R)
@@ -286,7 +288,7 @@ cdef void bptt_rows(
         if simple:
             bare_back_step(w, n, s & 1, row_of(job.dy, s * course.B + first, R, kind),
                            <const real *> job.y + (s * course.B + first) * R,
-                           <real *> job.da + ((s - start) * course.B + first) * R, carry)
+                           <real *> job.da + ((s - start) * course.B + first) * R, carry, room)
             continue
         if job.deep:
             memcpy(carry, <const real *> job.deep_h + (course.before(s) + first) * R, n * R * sizeof(real))

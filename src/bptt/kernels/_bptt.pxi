@@ -35,19 +35,14 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker,
     cdef ptrdiff_t each = job.blocks + job.turns + job.gradient_items()
     cdef ptrdiff_t chunk = k // each, item = k % each
     cdef ptrdiff_t end = job.bounds[chunk], start = job.bounds[chunk + 1], B = course.B
-    cdef bint parts = job.input_parts or job.sum_parts
     if item < job.blocks:
         bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item),
                   block_start(B, job.blocks, item + 1), kind)
     elif item < job.blocks + job.turns:
         turn_item(job, job.weights, job.course, start, end, item - job.blocks, worker, kind)
     elif not job.interrupted(worker, 2.0 * (course.before(end) - course.before(start)) * w.N_hh * 64):
-        if parts:
-            amx_begin()
         gradient_item(job, job.weights, job.course, start, end, item - job.blocks - job.turns, worker,
                       chunk > 0 or job.adds, kind)
-        if parts:
-            amx_end()
 
 
 cdef inline const real *d_ih_of(BpttJob job, Panels w, real *kind) noexcept nogil:
@@ -162,19 +157,13 @@ cdef void gradient_item(
             if first == last:
                 return
             to = <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I
-            if real is float:
-                if job.input_parts:
-                    amx_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
-                                <const float *> w.back_ih, w.N_ih, I, to, I, right,
-                                right + amx_size(TILE_WIDTH, AMX_DEPTH))
-            if job.input_parts:
-                pass
-            elif last - first > ROWS_TOGETHER:
+            if last - first > ROWS_TOGETHER and not job.input_parts:
                 deep_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
                              <const real *> w.back_ih, w.N_ih, I, to, I)
             else:
-                product(1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first, 1, 0,
-                        <const real *> w.back_ih, w.N_ih, I, to, I, 0, TILE_SET, <const real *> NULL, False)
+                large_product(job.input_parts, 1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(),
+                              last - first, <const real *> w.back_ih, w.N_ih, I, to, I, TILE_SET, <const real *> NULL,
+                              False, right)
             if job.dxs != NULL:
                 put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
             return
@@ -237,10 +226,8 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef real *next
     job.scratch_each = block_size(kind) + back_room(w, rows) + rows * (w.R + w.H)
     job.scratch_each = job.scratch_parts = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
-    if job.input_parts or job.sum_parts:
-        job.scratch_each += amx_size(TILE_WIDTH, max(C, <ptrdiff_t> BLOCK_K))
-    if job.input_parts:
-        job.scratch_each += amx_size(amx_rows(ceil_div(C, job.input_groups)), AMX_DEPTH)
+    job.scratch_each += max(amx_size(TILE_WIDTH, C) if job.sum_parts else 0,
+                            ceil_div(amx_room(w.N_ih), LINE) * LINE if job.input_parts else 0)
     job.scratch = take_memory(job.scratch_each * workers + parts_size(job, w, NULL))
     parts_size(job, w, job.scratch.aligned + job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih

@@ -26,6 +26,7 @@ from bptt.kernels._tile cimport *
 cdef object empty = numpy_empty
 
 include "_job.pxi"
+include "_amx.pxi"
 include "_panels.pxi"
 include "_course.pxi"
 include "_step.pxi"
@@ -35,7 +36,6 @@ include "_stream.pxi"
 include "_back.pxi"
 include "_depth.pxi"
 include "_outer.pxi"
-include "_amx.pxi"
 include "_bptt.pxi"
 include "_propagate.pxi"
 include "_walk.pxi"

@@ -81,7 +81,7 @@ cdef void outer_panel(
     dw = dw + first * L
     if real is float:
         if left != NULL and amx_split_right(head + first * L if head_rows else NULL, head_rows, body + first * L, N,
-                                            rows, (width - 1) * L + tail, right, amx_size(1, rows)):
+                                            rows, (width - 1) * L + tail, right):
             if top < late:
                 amx_outer(left, top, min(late, end), rows, right, (width - 1) * L + tail, dw + (M - late + top) * N, N,
                           start)

@@ -30,6 +30,10 @@ cdef class Panels:
     cdef bint has_bias_ih
     cdef bint has_bias_hh
     cdef bint has_ph
+    cdef bint unit_ih       # products with it go to the AMX unit, see _amx.pxi
+    cdef bint unit_hh
+    cdef bint unit_back_ih
+    cdef bint unit_back_hh
     cdef ptrdiff_t I
     cdef ptrdiff_t H
     cdef ptrdiff_t R
@@ -81,7 +85,10 @@ cdef class Panels:
             at[k] = buffers.read(arrays[k])
         self.double = buffers.views[0].itemsize == 8
         self.check_sizes(buffers, arrays)
-        if 0 < rows <= rows_ahead(self) and not tokens:
+        if amx_used and not self.double:
+            self.unit_ih = not tokens and self.N_ih * self.I >= amx_step_from
+            self.unit_hh = self.N_hh * self.R >= amx_step_from
+        if 0 < rows <= rows_ahead(self) and not tokens and not self.unit_ih:
             self.given, self.given_ih = buffers, at[0]
         if self.double:
             self.fill[double](<double *> NULL, at, keep)
@@ -194,6 +201,9 @@ cdef class Panels:
                 for v in range(I):
                     for j in range(N):
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
+        elif ih and self.unit_ih:
+            if real is float:
+                self.unit_ih = amx_pack(weight_ih, self.late, I, N, <float *> self.ih)
         elif ih:
             pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
         # last what every step reads: it is in cache when the first one begins
@@ -207,6 +217,13 @@ cdef class Panels:
             pack(weight_hh + 2 * H * H, H, True, H, H, <real *> self.hn)
             if keep:
                 pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
+        if real is float:
+            if keep and amx_used:
+                self.unit_back_hh = self.N_hh * R >= amx_step_from and amx_fits(<float *> self.back_hh, self.N_hh, R)
+                self.unit_back_ih = not self.tokens and N * I >= amx_from and amx_fits(<float *> self.back_ih, N, I)
+            if self.unit_hh:
+                self.unit_hh = amx_pack(weight_hh, 0, R, self.N_hh, <float *> self.hh)
+                return 0
         pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
         return 0
 

@@ -213,7 +213,7 @@ cdef int plan_parts(BpttJob job, Panels w, bint input_grad) except -1:
     """Which products go to the AMX unit."""
     if not amx_used or w.double or job.capacity == 0:
         return 0
-    job.input_parts = input_grad and w.N_ih * w.I >= amx_from
+    job.input_parts = input_grad and w.unit_back_ih
     # the gates of a GRU begin where a tile does, or it is not worth the trouble
     job.sum_parts = ((w.H % AMX_ROWS == 0 or w.cell < GRU)
                      and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)

@@ -169,7 +169,11 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
             sets = end - start
             if rows == B:
                 count, sets = rows * sets, 1
-            if w.given_ih != NULL:
+            if w.unit_ih:
+                if real is float:
+                    amx_product(1, x + (start * B + first) * I, I, 1, count, sets, B * I, ih, I, N, base, S, each * S,
+                                TILE_SET, bias, False, room)
+            elif w.given_ih != NULL:
                 packing_product(x + (start * B + first) * I, I, count, sets, B * I, <const real *> w.given_ih, w.late,
                                 I, N, base, S, each * S, bias, panel)
             else:
@@ -185,7 +189,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
             h_t = <real *> job.y + (t * B + first) * R
             a_t = base + (t - start) * each * S
             if simple:
-                bare_step(w, rows, (t + job.odd) & 1, a_t, h, h_t)
+                bare_step(w, rows, (t + job.odd) & 1, a_t, h, h_t, room)
                 h = h_t
                 continue
             if job.c != NULL:
@@ -258,7 +262,7 @@ cdef void unroll_apart(
                 end = s
                 break
         if not w.tokens and k:
-            product(1, x, I, 1, k, 1, 0, ih, I, N, a, S, 0, TILE_SET, bias, False)
+            large_product(w.unit_ih, 1, x, I, 1, k, ih, I, N, a, S, TILE_SET, bias, False, room)
         if more_input(w):
             input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih)
         k = 0
