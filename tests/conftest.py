@@ -21,7 +21,7 @@ settings.load_profile("bptt")
 
 # What is tested is mostly small; here the AMX unit, where there is one, takes all but the least.
 if kernels.amx:
-    kernels.use_amx(True, numbers=256, rows=1, step_numbers=256)
+    kernels.use_amx(True, numbers=256, rows=1, input_numbers=256, step_numbers=256)
 
 # A shell without job control starts what goes into the background with Ctrl-C ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

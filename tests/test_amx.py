@@ -26,11 +26,11 @@ PRODUCTS = ("x", "weight_ih", "weight_hh")
 @pytest.fixture(autouse=True)
 def as_before():
     yield
-    kernels.use_amx(True, numbers=256, rows=1, step_numbers=256)
+    kernels.use_amx(True, numbers=256, rows=1, input_numbers=256, step_numbers=256)
 
 
 def on_unit(p, **least):
-    kernels.use_amx(True, **({"numbers": 1, "rows": 1, "step_numbers": 10**9} | least))
+    kernels.use_amx(True, **({"numbers": 1, "rows": 1, "input_numbers": 1, "step_numbers": 10**9} | least))
     return results(p)
 
 
@@ -156,7 +156,7 @@ def test_every_step_is_no_less_accurate_than_on_the_tile(cell, sizes):
 def test_a_row_alone_has_the_bits_that_it_has_among_others(cell):
     """1 row, few rows and many go to different pieces of code."""
     p = problem(4, 70, 150, 90, cell=cell, dtype=np.float32)
-    kernels.use_amx(True, numbers=1, rows=1, step_numbers=1)
+    kernels.use_amx(True, numbers=1, rows=1, input_numbers=1, step_numbers=1)
     whole = results(p)
     for rows in (slice(0, 1), slice(5, 7), slice(3, 18), slice(20, 36), slice(1, 40)):
         some = results(of_rows(p, rows))
@@ -197,7 +197,7 @@ def test_a_row_out_of_range_at_every_step_changes_no_other(cell, value):
 def test_small_matrices_and_few_rows_are_left_to_the_tile():
     p = problem(8, 5, 40, 48, cell="lstm", dtype=np.float32)
     tile = on_tile(p)
-    for name, value in on_unit(p, numbers=10**6).items():
+    for name, value in on_unit(p, numbers=10**6, input_numbers=10**6).items():
         assert np.array_equal(value, tile[name]), name
     few = on_unit(p, rows=1000)
     assert np.array_equal(few["weight_ih"], tile["weight_ih"])

@@ -18,7 +18,7 @@ CHUNK = 256
 AHEAD, LARGE = 384, 200_000
 #: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit,
 #: and of one from which those of every step; parts take half as much again.
-SPLIT, SPLIT_ALL, PARTS = 100_000, 3_000_000, 1.5
+SPLIT, SPLIT_ALL, PARTS = 10_000, 3_000_000, 1.5
 #: Batch rows that they take through time together.
 TOGETHER = 96
 #: Numbers by which they lengthen a row at most.

@@ -32,10 +32,12 @@ cdef extern from "_amx.h" nogil:
                     ptrdiff_t *at)
 
 cdef enum:
-    # Smaller matrices, and sums over fewer rows, take longer to split than the unit saves; an Elman layer of 256 units
-    # would gain 8%, and calls of a few steps of it lose as much.
-    AMX_FROM = 100_000
-    AMX_FROM_ROWS = 64
+    # Gradients of smaller matrices, and sums over fewer rows, take longer to split than the unit saves.
+    AMX_FROM = 10_000
+    AMX_FROM_ROWS = 128
+    # A row of dx has its bits in calls of one step too, where the splitting is for that row alone: for a smaller W_ih,
+    # or calls of fewer than some 20 rows, it takes longer.
+    AMX_INPUT_FROM = 65_000
     # A matrix this large comes from beyond the second-level cache every time.  A row alone then takes about as long
     # as with the tile, from 8 rows on a step is faster; one that is half in cache would have a row alone wait for the
     # splitting (1M numbers: 150 us a step for 95).
@@ -47,11 +49,13 @@ cdef enum:
 cdef bint amx_used = False
 cdef ptrdiff_t amx_from = AMX_FROM
 cdef ptrdiff_t amx_from_rows = AMX_FROM_ROWS
+cdef ptrdiff_t amx_input_from = AMX_INPUT_FROM
 cdef ptrdiff_t amx_step_from = AMX_STEP_FROM
 
 
 def use_amx(
-    bint use, *, ptrdiff_t numbers=AMX_FROM, ptrdiff_t rows=AMX_FROM_ROWS, ptrdiff_t step_numbers=AMX_STEP_FROM
+    bint use, *, ptrdiff_t numbers=AMX_FROM, ptrdiff_t rows=AMX_FROM_ROWS, ptrdiff_t input_numbers=AMX_INPUT_FROM,
+    ptrdiff_t step_numbers=AMX_STEP_FROM
 ):
     """Say whether products of large float32 matrices go to the AMX unit, which the process must be allowed to use.
 
@@ -59,14 +63,17 @@ def use_amx(
     ----------
     use : bool
     numbers : int
-        Of a matrix whose gradient, and for W_ih dx, do.
+        Of a matrix whose gradient does.
     rows : int
         Of a chunk of time whose weight gradients do.
+    input_numbers : int
+        Of W_ih if dx does.
     step_numbers : int
         Of a matrix whose other products do: those of the forward pass, and of the recurrence backwards.
     """
-    global amx_used, amx_from, amx_from_rows, amx_step_from
-    amx_used, amx_from, amx_from_rows, amx_step_from = use and AMX_BUILT, numbers, rows, step_numbers
+    global amx_used, amx_from, amx_from_rows, amx_input_from, amx_step_from
+    amx_used, amx_from, amx_from_rows = use and AMX_BUILT, numbers, rows
+    amx_input_from, amx_step_from = input_numbers, step_numbers
 
 
 cdef bint amx_fits(const float *packed, ptrdiff_t K, ptrdiff_t N) noexcept nogil:

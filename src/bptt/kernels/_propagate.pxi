@@ -215,7 +215,7 @@ cdef int plan_parts(BpttJob job, Panels w, bint input_grad) except -1:
         return 0
     job.input_parts = input_grad and w.unit_back_ih
     # the gates of a GRU begin where a tile does, or it is not worth the trouble
-    job.sum_parts = ((w.H % AMX_ROWS == 0 or w.cell < GRU)
+    job.sum_parts = (job.capacity >= amx_from_rows and (w.H % AMX_ROWS == 0 or w.cell < GRU)
                      and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)
     return 0
 
