@@ -131,19 +131,21 @@ cdef void amx_product(
                 memcpy(c_at[n], bias, N * sizeof(float))
             n += 1
             if n == most:
-                amx_some_rows(a_at, a_k, n, packed, K, N, c_at, add, backwards, aligned)
+                amx_some_rows(a_at, a_k, n, packed, K, N, c_at, add, aligned)
                 n = 0
     if n:
-        amx_some_rows(a_at, a_k, n, packed, K, N, c_at, add, backwards, aligned)
+        amx_some_rows(a_at, a_k, n, packed, K, N, c_at, add, aligned)
 
 
 cdef void amx_some_rows(
     const float *const *a, ptrdiff_t a_k, ptrdiff_t rows, const float *packed, ptrdiff_t K, ptrdiff_t N,
-    float *const *c, bint add, bint backwards, char *ring
+    float *const *c, bint add, char *ring
 ) noexcept nogil:
+    # always from the first panel on: of a matrix so large hardly any is in cache, and fetching ahead goes on from panel
+    # to panel (64 rows, 1024 x 4096 numbers: 10% less than back and forth)
     cdef ptrdiff_t L = LANES_F32, panels = panel_count(<float *> NULL, N), groups = amx_rows(rows)
     cdef ptrdiff_t most = max(AMX_LEFT // groups, <ptrdiff_t> 1) * AMX_DEPTH, each = amx_size(1, AMX_DEPTH)
-    cdef ptrdiff_t k = 0, depth, i, p, j, first = 0, width = 0, column = 0, at = 0
+    cdef ptrdiff_t k = 0, depth, p, j, first = 0, width = 0, column = 0, at = 0
     cdef int wide = 0
     cdef char *left = ring + AMX_RING
     cdef const float *panel = NULL
@@ -154,17 +156,16 @@ cdef void amx_some_rows(
         for j in range(ceil_div(depth, AMX_DEPTH)):
             amx_split_left(a, a_k, rows, k + j * AMX_DEPTH, min(depth - j * AMX_DEPTH, AMX_DEPTH),
                            left + j * groups * each, each)
-        for i in range(panels + 1):
+        for p in range(panels + 1):
             # a panel begins while the one before ends
-            if i < panels:
-                p = panels - 1 - i if backwards else i
+            if p < panels:
                 first = panel_start(<float *> NULL, N, p)
                 width = panel_start(<float *> NULL, N, p + 1) - first
                 next.from_, next.ld, next.k = packed + first * L * K + k * width * L, width * L, depth
                 next.vectors = <int> (width if rows <= AMX_ROWS else min(width, <ptrdiff_t> 2))
             else:
                 next.from_ = NULL
-            if i == 0:
+            if p == 0:
                 amx_cut_step(&next, ring + at)
             else:
                 amx_strips(left, rows, panel, wide, depth, &next, c, column, min(wide * L, N - column), add or k > 0,

@@ -220,7 +220,8 @@ cdef class Panels:
         if real is float:
             if keep and amx_used:
                 self.unit_back_hh = self.N_hh * R >= amx_step_from and amx_fits(<float *> self.back_hh, self.N_hh, R)
-                self.unit_back_ih = not self.tokens and N * I >= amx_input_from and amx_fits(<float *> self.back_ih, N, I)
+                self.unit_back_ih = (not self.tokens and N * I >= amx_input_from
+                                     and amx_fits(<float *> self.back_ih, N, I))
             if self.unit_hh:
                 self.unit_hh = amx_pack(weight_hh, 0, R, self.N_hh, <float *> self.hh)
                 return 0
