@@ -239,9 +239,8 @@ static LANES_UNUSED void amx_panel(const char *left, ptrdiff_t rows, char *right
                                    ptrdiff_t steps, float *c, ptrdiff_t ldc, int add)
 {
     float room[2][4 * AMX_ROWS * AMX_ROWS] __attribute__((aligned(64)));
-    amx_sum sum;
+    amx_sum sum = {0}; /* none yet */
     int odd = 0;
-    sum.rows = sum.next = 0;
     amx_begin(rows);
     for (ptrdiff_t s = 0; s < steps; s += AMX_OUTER_STEPS) {
         ptrdiff_t some = steps - s < AMX_OUTER_STEPS ? steps - s : AMX_OUTER_STEPS;
@@ -279,9 +278,8 @@ static LANES_UNUSED void amx_strips(const char *left, ptrdiff_t rows, const floa
     const ptrdiff_t each = amx_size(1, AMX_DEPTH), groups = (rows + AMX_ROWS - 1) / AMX_ROWS, ld = width * 16;
     const int few = rows <= AMX_ROWS, together = few ? width : 2;
     float room[2][4 * AMX_ROWS * AMX_ROWS] __attribute__((aligned(64)));
-    amx_sum sum;
+    amx_sum sum = {0}; /* none yet */
     int odd = 0;
-    sum.rows = sum.next = 0;
     for (int j = 0; j < width; j += together) {
         int vectors = width - j < together ? width - j : together;
         int n = columns - j * 16 < vectors * 16 ? (int)(columns - j * 16) : vectors * 16;
