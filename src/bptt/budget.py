@@ -98,7 +98,10 @@ def _weights(structure: Structure, unit: int, tokens: bool) -> int:
 
 
 def _split_rows(K: int) -> int:
-    """Return the numbers in what a product over K with split operands works in."""
+    """Return the numbers in what a product over K with split operands works in.
+
+    As kernels/_amx.pxi has it: up to 192 rows, in groups of 16; 48 groups' parts of 128 columns; and a ring.
+    """
     return 3072 * min(48, 12 * -(-K // 128)) + 6400
 
 

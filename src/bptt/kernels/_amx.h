@@ -43,8 +43,8 @@ LANES_INLINE void amx_begin(ptrdiff_t rows)
 LANES_INLINE void amx_end(void) { __asm__ volatile("tilerelease" ::: "memory"); }
 
 /* A block of sums that the unit has made, on its way to rows of C: `vectors` x 16 columns of each, `last` of them in the
- * last vector; added or put there.  Fetched by the next instructions, it would keep the unit waiting for half as long as
- * the products take; so it goes there while the unit works on the next block. */
+ * last vector; added or put there.  Fetched by the next instructions, it would keep the unit waiting; so it goes there
+ * while the unit works on the next block. */
 typedef struct {
     float *to[2 * AMX_ROWS];
     const float *from; /* 4 x 16 rows or columns */
