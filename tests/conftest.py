@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bench_scripts import BENCH
 from hypothesis import settings
+from thresholds import EVERYWHERE
 
 from bptt import kernels
 
@@ -19,9 +20,8 @@ from bptt import kernels
 settings.register_profile("bptt", derandomize=True, deadline=None, database=None)
 settings.load_profile("bptt")
 
-# What is tested is mostly small; here the AMX unit, where there is one, takes all but the least.
 if kernels.amx:
-    kernels.use_amx(True, numbers=256, rows=1, input_numbers=256, step_numbers=256)
+    kernels.use_amx(True, **EVERYWHERE)
 
 # A shell without job control starts what goes into the background with Ctrl-C ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -197,6 +197,23 @@ def cut(array, index):
     return None if array is None else np.ascontiguousarray(array[index])
 
 
+def widened(p):
+    """The same problem in float64."""
+
+    def wide(arrays):
+        return tuple(None if a is None else a.astype(np.float64) for a in arrays)
+
+    x, dy = wide((p.x, p.dy))
+    return replace(
+        p, x=x, state=wide(p.state), weights=Weights(*wide(p.weights)), dy=dy, dfinal=p.dfinal and wide(p.dfinal)
+    )
+
+
+def error(result, wanted):
+    """Largest difference, relative to the largest entry."""
+    return np.abs(result - wanted).max() / np.abs(wanted).max()
+
+
 def of_rows(p, rows):
     """The same problem for some rows of the batch."""
     options = dict(p.options)

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from kernel_problems import close, extras, of_rows, problem, results, same, tolerances
+from thresholds import EVERYWHERE
 
 from bptt import kernels
 
@@ -131,11 +132,11 @@ sys.meta_path.insert(0, Broken())
 def results_of(name, p):
     """On a variant that need not be the one in use."""
     module = importlib.import_module(kernels.module_name(name))
-    module.use_amx(name == "amx" or (name == "native" and kernels.amx), numbers=1, rows=1)
+    module.use_amx(name == "amx" or (name == "native" and kernels.amx), **EVERYWHERE)
     try:
         return results(p, module=module)
     finally:
-        kernels.use_amx(kernels.amx, numbers=256, rows=1)
+        kernels.use_amx(kernels.amx, **EVERYWHERE)
 
 
 @pytest.mark.thread_unsafe

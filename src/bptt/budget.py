@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 256
 #: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
-#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit,
-#: and of one from which those of every step; parts take half as much again.
-SPLIT, SPLIT_ALL, PARTS = 10_000, 3_000_000, 1.5
+#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit, whose
+#: parts take half as much again; and from which they may pack it as whole numbers, of which so many rows meet it at once.
+SPLIT, PARTS, DIGITS, DIGITS_ROWS = 10_000, 1.5, 16_000, 224
 #: Batch rows that they take through time together.
 TOGETHER = 96
 #: Numbers by which they lengthen a row at most.
@@ -64,7 +64,7 @@ def costs(structure: Structure, now: Situation) -> Costs:
     units = structure.num_layers * D
     states = sum(structure.state_sizes)
     state = units * (B * states * z + OBJECTS_OF_STATE)
-    weights = sum(_weights(structure, unit, now.tokens) for unit in range(units))
+    weights = sum(_weights(structure, unit, now.tokens, z) for unit in range(units))
     scratch = max(_scratch(structure, unit, now) for unit in range(units))
     fixed = OBJECTS + 64 * now.chunks + 9 * state + (weights + scratch) * z
     if now.reset:
@@ -87,22 +87,29 @@ def _sizes(structure: Structure, unit: int) -> tuple[int, int, int, int, int]:
     return I, H, structure.state_size, S, structure.gates * H
 
 
-def _weights(structure: Structure, unit: int, tokens: bool) -> int:
+def _weights(structure: Structure, unit: int, tokens: bool, itemsize: int) -> int:
     """Return the numbers in a unit's packed weights, for both ways, and in its gradients."""
     I, H, R, _, N = _sizes(structure, unit)
     own = N * (I + R + 4) + R * H + 3 * H
     packed = (N + PADDING) * (I + R + 4) + (R + PADDING) * H
     back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
     tables = 2 * N * I + I * (N + PADDING) if tokens and unit < structure.directions else 0
+    if itemsize == 4 and N * max(I, R) >= DIGITS:
+        # forwards at most what they take more than packed as they are; backwards beside those, and rows to pack from
+        packed += max(_digits(I, N) - N * I, 0) + max(_digits(R, N) - N * R, 0)
+        back += _digits(N, I) + _digits(N, R) + 16 * (N + PADDING)
     return own + packed + back + tables
 
 
-def _split_rows(K: int) -> int:
-    """Return the numbers in what a product over K with split operands works in.
+def _digits(K: int, N: int) -> int:
+    """Return the numbers in a (K, N) matrix as kernels/_fixed.h packs it: three bytes and a little for each."""
+    padded = -(-K // 64) * 64
+    return padded + -(-N // 16) * (64 + 12 * padded)
 
-    As kernels/_amx.pxi has it: up to 192 rows, in groups of 16; 48 groups' parts of 128 columns; and a ring.
-    """
-    return 3072 * min(48, 12 * -(-K // 128)) + 6400
+
+def _digits_of_rows(K: int) -> int:
+    """Return the numbers in the digits of rows of K that meet it."""
+    return DIGITS_ROWS * (-(-K // 64) * 48 + 16) + K + 96
 
 
 def _scratch(structure: Structure, unit: int, now: Situation) -> int:
@@ -119,12 +126,12 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     back += C * (R if structure.proj_size else 0) + C * H
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if now.itemsize == 4 and N * max(I, R) >= SPLIT:
-        # a panel of x or h, or rows of da; all of da
-        worker += max(int(PARTS * (C + PADDING) * PADDING), _split_rows(N))
+        # a panel of x or h; all of da
+        worker += int(PARTS * (C + PADDING) * PADDING)
         back += int(PARTS * (C + PADDING) * (S + normal + PADDING))
-    if now.itemsize == 4 and N * max(I, R) >= SPLIT_ALL:
-        there += _split_rows(max(I, R))
-        worker += _split_rows(N)
+    if now.itemsize == 4 and N * max(I, R) >= DIGITS:
+        there += _digits_of_rows(max(I, R))
+        worker += 2 * _digits_of_rows(N)
     if apart:
         there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N + 1)
         back += C * (R + (2 if tokens else 2 * I))

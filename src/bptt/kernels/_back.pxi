@@ -16,7 +16,7 @@ cdef class BpttJob(Job):
     cdef Memory scratch         # a panel, and what `back_step` wants, for each worker; split operands of a chunk
     cdef size_t scratch_each
     cdef size_t scratch_parts   # where in it a worker's split operands are
-    cdef bint input_parts       # dx on the AMX unit
+    cdef bint input_fixed       # dx in whole numbers
     cdef bint sum_parts         # weight gradients too, which is why da is split as it is transposed
     cdef char *left_ih          # WORK d_ih transposed, see _amx.h
     cdef char *left_hh          # WORK d_hh transposed
@@ -85,7 +85,7 @@ cdef class BpttJob(Job):
 
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
-    return rows * (w.R + w.R + w.H + w.H) + (ceil_div(amx_room(w.N_hh), sizeof(float)) if w.unit_back_hh else 0)
+    return rows * (w.R + w.R + w.H + w.H) + (ceil_div(fixed_room(w.N_hh, rows), sizeof(float)) if w.fixed_back_hh else 0)
 
 
 cdef void bare_back_step(
@@ -101,8 +101,8 @@ cdef void bare_back_step(
     # da_t = (dy_t + carry) f'(a_t)
     cell_backward(w.cell, da, carry, dy, h, rows * R)
     # dh_{t-1} = da_t W_hh
-    large_product(w.unit_back_hh, chains_for(<real *> NULL, R, R), da, R, 1, rows, <const real *> w.back_hh, R, R,
-                  carry, R, TILE_SET, <const real *> NULL, backwards, room)
+    step_product(w.fixed_back_hh, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
+                 TILE_SET, <const real *> NULL, backwards, room)
 
 
 cdef void back_step(
@@ -128,7 +128,7 @@ cdef void back_step(
     cdef real *skip = ds + rows * R
     cdef real *dm = skip + rows * H
     cdef real *own = dm + rows * H
-    cdef real *unit = own + rows * R
+    cdef real *digits = own + rows * R
     cdef real *m = row_of(job.m, at_chunk, H, <real *> NULL)
     cdef real *masked = row_of(job.h_before, at_chunk, R, <real *> NULL)
     cdef const real *dy = <const real *> job.dy if with_dy else NULL
@@ -223,11 +223,11 @@ cdef void back_step(
     if w.normal:
         rec, ld = <const real *> job.d_hh + at_chunk * N, N
     if mask == NULL and w.cell != GRU_BEFORE:
-        large_product(w.unit_back_hh, chains, rec, ld, 1, rows, <const real *> w.back_hh, N, R, carry, R,
-                      TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1, unit)
+        step_product(w.fixed_back_hh, chains, rec, ld, rows, w.step_back_hh(), N, R, carry, R,
+                     TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1, digits)
     else:
-        large_product(w.unit_back_hh, chains, rec, ld, 1, rows, <const real *> w.back_hh, N, R, ds, R,
-                      TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1, unit)
+        step_product(w.fixed_back_hh, chains, rec, ld, rows, w.step_back_hh(), N, R, ds, R,
+                     TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1, digits)
         for r in range(rows):
             if mask != NULL:
                 times(ds + r * R, mask + course.row(first + r) * R, ds + r * R, R)

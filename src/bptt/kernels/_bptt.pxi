@@ -157,13 +157,16 @@ cdef void gradient_item(
             if first == last:
                 return
             to = <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I
-            if last - first > ROWS_TOGETHER and not job.input_parts:
+            if job.input_fixed:
+                if real is float:
+                    fixed_product(d_ih + first * ld_ih, ld_ih, last - first, 1, 0, w.digits_back_ih, w.N_ih, I, to, I, 0,
+                                  TILE_SET, <const real *> NULL, False, right)
+            elif last - first > ROWS_TOGETHER:
                 deep_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
                              <const real *> w.back_ih, w.N_ih, I, to, I)
             else:
-                large_product(job.input_parts, 1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(),
-                              last - first, <const real *> w.back_ih, w.N_ih, I, to, I, TILE_SET, <const real *> NULL,
-                              False, right)
+                product(1, d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first, 1, 0,
+                        <const real *> w.back_ih, w.N_ih, I, to, I, 0, TILE_SET, <const real *> NULL, False)
             if job.dxs != NULL:
                 put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
             return
@@ -227,7 +230,7 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     job.scratch_each = block_size(kind) + back_room(w, rows) + rows * (w.R + w.H)
     job.scratch_each = job.scratch_parts = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
     job.scratch_each += max(amx_size(TILE_WIDTH, C) if job.sum_parts else 0,
-                            ceil_div(amx_room(w.N_ih), LINE) * LINE if job.input_parts else 0)
+                            ceil_div(fixed_room(w.N_ih, C), LINE) * LINE if job.input_fixed else 0)
     job.scratch = take_memory(job.scratch_each * workers + parts_size(job, w, NULL))
     parts_size(job, w, job.scratch.aligned + job.scratch_each * workers)
     size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih

@@ -27,6 +27,7 @@ cdef object empty = numpy_empty
 
 include "_job.pxi"
 include "_amx.pxi"
+include "_fixed.pxi"
 include "_panels.pxi"
 include "_course.pxi"
 include "_step.pxi"

@@ -30,10 +30,10 @@ cdef class Panels:
     cdef bint has_bias_ih
     cdef bint has_bias_hh
     cdef bint has_ph
-    cdef bint unit_ih       # products with it go to the AMX unit, see _amx.pxi
-    cdef bint unit_hh
-    cdef bint unit_back_ih
-    cdef bint unit_back_hh
+    cdef bint fixed_ih      # is packed as whole numbers, see _fixed.h
+    cdef bint fixed_hh
+    cdef bint fixed_back_ih
+    cdef bint fixed_back_hh
     cdef ptrdiff_t I
     cdef ptrdiff_t H
     cdef ptrdiff_t R
@@ -58,6 +58,8 @@ cdef class Panels:
     cdef void *back_hn
     cdef void *back_hr
     cdef void *biases  # b_ih, b_hh as they are
+    cdef void *digits_back_hh  # back_hh and back_ih again, where they are packed as whole numbers
+    cdef void *digits_back_ih
 
     cdef int set(self, str cell, weights, bint tokens, bint keep, ptrdiff_t rows) except -1:
         """rows: of x that the only call will have, which packs W_ih as it goes if they are few; else 0."""
@@ -85,10 +87,10 @@ cdef class Panels:
             at[k] = buffers.read(arrays[k])
         self.double = buffers.views[0].itemsize == 8
         self.check_sizes(buffers, arrays)
-        if amx_used and not self.double:
-            self.unit_ih = not tokens and self.N_ih * self.I >= amx_step_from
-            self.unit_hh = self.N_hh * self.R >= amx_step_from
-        if 0 < rows <= rows_ahead(self) and not tokens and not self.unit_ih:
+        if not self.double:
+            self.fixed_ih = not tokens and fixed_wants(fixed_from, self.I, self.N_ih)
+            self.fixed_hh = fixed_wants(fixed_from, self.R, self.N_hh)
+        if 0 < rows <= rows_ahead(self) and not tokens and not self.fixed_ih:
             self.given, self.given_ih = buffers, at[0]
         if self.double:
             self.fill[double](<double *> NULL, at, keep)
@@ -162,6 +164,10 @@ cdef class Panels:
         cdef const real *weight_ih = <const real *> at[0]
         cdef const real *weight_hh = <const real *> at[1]
         cdef real *b
+        if self.fixed_hh:
+            hh = max(hh, ceil_div(fixed_size(R, self.N_hh), LINE) * LINE // sizeof(real))
+        if self.fixed_ih:
+            ih = max(ih, ceil_div(fixed_size(I, N), LINE) * LINE // sizeof(real))
         self.forward = take_memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
         b = <real *> self.forward.aligned
         self.bias, self.bias_q = b, b + Np
@@ -201,11 +207,11 @@ cdef class Panels:
                 for v in range(I):
                     for j in range(N):
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
-        elif ih and self.unit_ih:
-            if real is float:
-                self.unit_ih = amx_pack(weight_ih, self.late, I, N, <float *> self.ih)
         elif ih:
-            pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
+            if real is float:
+                self.fixed_ih = self.fixed_ih and fixed_pack(weight_ih, self.late, I, N, self.ih)
+            if not self.fixed_ih:
+                pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
         # last what every step reads: it is in cache when the first one begins
         if keep:
             pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
@@ -219,11 +225,9 @@ cdef class Panels:
                 pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
         if real is float:
             if keep and amx_used:
-                self.unit_back_hh = self.N_hh * R >= amx_step_from and amx_fits(<float *> self.back_hh, self.N_hh, R)
-                self.unit_back_ih = (not self.tokens and N * I >= amx_input_from
-                                     and amx_fits(<float *> self.back_ih, N, I))
-            if self.unit_hh:
-                self.unit_hh = amx_pack(weight_hh, 0, R, self.N_hh, <float *> self.hh)
+                self.pack_digits()
+            self.fixed_hh = self.fixed_hh and fixed_pack(weight_hh, 0, R, self.N_hh, self.hh)
+            if self.fixed_hh:
                 return 0
         pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
         return 0
@@ -235,7 +239,14 @@ cdef class Panels:
         cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
         cdef ptrdiff_t hr = packed_size(kind, R, H) if self.projected else 0
         cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
-        self.backward = take_memory((hh + ih + hn + hr + 2 * N + small) * sizeof(real))
+        cdef ptrdiff_t all = ceil_div((hh + ih + hn + hr + 2 * N + small) * sizeof(real), LINE) * LINE, digits = 0
+        self.fixed_back_hh = not self.double and fixed_wants(fixed_back_from, self.N_hh, R)
+        self.fixed_back_ih = not self.double and not self.tokens and fixed_wants(fixed_input_from, N, self.I)
+        if self.fixed_back_hh:
+            digits = ceil_div(fixed_size(self.N_hh, R), LINE) * LINE
+        self.backward = take_memory(all + digits + (fixed_size(N, self.I) if self.fixed_back_ih else 0))
+        self.digits_back_hh = self.backward.aligned + all
+        self.digits_back_ih = self.backward.aligned + all + digits
         self.back_hh = self.backward.aligned
         self.back_ih = <real *> self.back_hh + hh
         self.back_hn = <real *> self.back_ih + ih
@@ -246,6 +257,22 @@ cdef class Panels:
         if self.has_bias_hh:
             memcpy(<real *> self.biases + N, at[3], N * sizeof(real))
         return 0
+
+    cdef int pack_digits(self) except -1:
+        """Once the panels are packed: whole numbers beside them, where they are wanted."""
+        cdef Memory room
+        if self.fixed_back_hh or self.fixed_back_ih:
+            room = take_memory(16 * fixed_padded(max(self.N_hh, self.N_ih)) * sizeof(float))
+            self.fixed_back_hh = self.fixed_back_hh and fixed_pack_again(
+                <const float *> self.back_hh, self.N_hh, self.R, False, self.digits_back_hh, <float *> room.aligned)
+            self.fixed_back_ih = self.fixed_back_ih and fixed_pack_again(
+                <const float *> self.back_ih, self.N_ih, self.I, self.order_ih() < 0, self.digits_back_ih,
+                <float *> room.aligned)
+        return 0
+
+    cdef const void *step_back_hh(self) noexcept nogil:
+        """W_hh as the recurrence backwards multiplies by it."""
+        return self.digits_back_hh if self.fixed_back_hh else self.back_hh
 
     cdef void vectors(self, real *into, void **at) noexcept nogil:
         """Gains and peepholes."""

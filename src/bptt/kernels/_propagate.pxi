@@ -210,10 +210,10 @@ cdef int prepare_steps(
 
 
 cdef int plan_parts(BpttJob job, Panels w, bint input_grad) except -1:
-    """Which products go to the AMX unit."""
+    """Which products of a chunk are made in parts, and which in whole numbers."""
     if not amx_used or w.double or job.capacity == 0:
         return 0
-    job.input_parts = input_grad and w.unit_back_ih
+    job.input_fixed = input_grad and w.fixed_back_ih
     # the gates of a GRU begin where a tile does, or it is not worth the trouble
     job.sum_parts = (job.capacity >= amx_from_rows and (w.H % AMX_ROWS == 0 or w.cell < GRU)
                      and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)
@@ -267,7 +267,7 @@ cdef back_propagate(
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
     plan_parts(job, w, input_grad)
     job.turns = workers if w.S > DIRECT_ROWS or job.sum_parts else 0
-    if job.input_parts:
+    if job.input_fixed:
         job.input_groups = max(ceil_div(job.capacity, BLOCK_K), min(workers, ceil_div(job.capacity, AMX_ROWS)))
     elif input_grad:
         # few rows at a time let W_ih stay in cache and threads share the work; a larger one is read for all at once

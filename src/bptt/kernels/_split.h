@@ -41,13 +41,6 @@ LANES_INLINE ptrdiff_t amx_size(ptrdiff_t vectors, ptrdiff_t K)
     return vectors * ((K + AMX_K - 1) / AMX_K) * AMX_PARTS * AMX_TILE;
 }
 
-/* Part of a right operand: `vectors` x 16 columns, whole vectors, of which k rows are left. */
-typedef struct {
-    const float *from; /* NULL: none */
-    ptrdiff_t ld, k;
-    int vectors;
-} amx_source;
-
 #if AMX_BUILT
 /* The largest |number| that fits is 0, or from 2^-96 to 2^32; these are the bits. */
 #define AMX_LEAST (31 << 23)
@@ -114,49 +107,29 @@ static LANES_UNUSED int amx_row_fits(const float *v, ptrdiff_t n)
     return amx_most_fit(_mm512_set1_epi32(_mm512_reduce_max_epi32(most)));
 }
 
-/* Whether all columns of a packed panel do: K rows of `width` vectors. */
-static LANES_UNUSED int amx_panel_fits(const float *panel, ptrdiff_t K, int width)
-{
-    __m512i most[4];
-    for (int j = 0; j < 4; ++j)
-        most[j] = _mm512_setzero_si512();
-    for (ptrdiff_t k = 0; k < K; ++k)
-        for (int j = 0; j < width; ++j, panel += 16)
-            most[j] = amx_larger(most[j], _mm512_loadu_ps(panel));
-    for (int j = 0; j < width; ++j)
-        if (!amx_most_fit(most[j]))
-            return 0;
-    return 1;
-}
-
-/* 16 numbers a[0], a[step], ... with step 1 or -1, zero from n on; backwards they stay in the order of memory. */
-LANES_INLINE __m512 amx_load(const float *a, ptrdiff_t step, ptrdiff_t n)
+/* 16 numbers, zero from n on. */
+LANES_INLINE __m512 amx_load(const float *a, ptrdiff_t n)
 {
     if (n >= 16)
-        return _mm512_loadu_ps(step > 0 ? a : a - 15);
-    if (n <= 0)
-        return _mm512_setzero_ps();
-    return step > 0 ? _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), a)
-                    : _mm512_maskz_loadu_ps((__mmask16)(0xffffu << (16 - n)), a - 15);
+        return _mm512_loadu_ps(a);
+    return n <= 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), a);
 }
 
-/* A (rows, K), A[i, k] = a[i][k * a_k], a_k 1 or -1, from k = start on.  each: bytes from 16 rows to the next. */
-static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *const *a, ptrdiff_t a_k, ptrdiff_t rows,
-                                                                  ptrdiff_t start, ptrdiff_t K, char *out,
-                                                                  ptrdiff_t each)
+/* A (rows, K), A[i, k] = a[i][k].  each: bytes from 16 rows to the next. */
+static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *const *a, ptrdiff_t rows, ptrdiff_t K,
+                                                                  char *out, ptrdiff_t each)
 {
     int16_t order[32];
-    for (int j = 0; j < 32; ++j) /* the upper halves of two vectors, each in its order */
-        order[j] = (int16_t)(j < 16 ? 2 * (a_k > 0 ? j : 15 - j) + 1 : 32 + 2 * (a_k > 0 ? j - 16 : 31 - j) + 1);
+    for (int j = 0; j < 32; ++j) /* the upper halves of two vectors */
+        order[j] = (int16_t)(2 * j + 1);
     __m512i upper = _mm512_loadu_si512(order);
     for (ptrdiff_t top = 0; top < rows; top += AMX_ROWS, out += each)
         for (ptrdiff_t k = 0; k < K; k += AMX_K)
             for (ptrdiff_t i = 0; i < AMX_ROWS; ++i) {
-                const float *p = a[top + i < rows ? top + i : 0] + (start + k) * a_k;
+                const float *p = a[top + i < rows ? top + i : 0] + k;
                 ptrdiff_t left = top + i < rows ? K - k : 0;
                 char *row = out + k / AMX_K * AMX_PARTS * AMX_TILE + i * 64;
-                amx_parts u = amx_split(amx_load(p, a_k, left));
-                amx_parts v = amx_split(amx_load(p + 16 * a_k, a_k, left - 16));
+                amx_parts u = amx_split(amx_load(p, left)), v = amx_split(amx_load(p + 16, left - 16));
                 for (int part = 0; part < AMX_PARTS; ++part)
                     _mm512_store_si512(row + part * AMX_TILE,
                                        _mm512_permutex2var_epi16(u.part[part], upper, v.part[part]));
@@ -182,7 +155,7 @@ static LANES_UNUSED __attribute__((noinline)) int amx_split_right(const float *h
                        k % AMX_K / 2 * 64;
             __builtin_prefetch(p + j + AMX_AHEAD * ld, 0, 2);
             __builtin_prefetch(q + j + AMX_AHEAD * ld, 0, 2);
-            __m512 a = amx_load(p + j, 1, in_p - j), b = amx_load(q + j, 1, in_q - j);
+            __m512 a = amx_load(p + j, in_p - j), b = amx_load(q + j, in_q - j);
             most[j / 16] = amx_larger(amx_larger(most[j / 16], a), b);
             amx_store_pair(a, b, to);
         }
@@ -192,38 +165,13 @@ static LANES_UNUSED __attribute__((noinline)) int amx_split_right(const float *h
     return fit;
 }
 
-LANES_INLINE void amx_cut_pair(const float *p, ptrdiff_t ld, int vectors, char *to)
-{
-    for (int j = 0; j < vectors; ++j, p += 16, to += AMX_PARTS * AMX_TILE) {
-        __builtin_prefetch(p + AMX_AHEAD * ld, 0, 3);
-        __builtin_prefetch(p + AMX_AHEAD * ld + ld, 0, 3);
-        amx_store_pair(_mm512_loadu_ps(p), _mm512_loadu_ps(p + ld), to);
-    }
-}
-
-/* The first 32 k, or what is left of them. */
-static LANES_UNUSED __attribute__((noinline)) void amx_cut_step(const amx_source *b, char *to)
-{
-    for (ptrdiff_t k = 0; k < AMX_K; k += 2, to += 64)
-        for (int j = 0; j < b->vectors; ++j) {
-            const float *p = b->from + k * b->ld + j * 16;
-            amx_store_pair(amx_load(p, 1, k < b->k ? 16 : 0), amx_load(p + b->ld, 1, k + 1 < b->k ? 16 : 0),
-                           to + j * AMX_PARTS * AMX_TILE);
-        }
-}
 #else
 LANES_INLINE int amx_row_fits(const float *v, ptrdiff_t n)
 {
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE int amx_panel_fits(const float *panel, ptrdiff_t K, int width)
-{
-    check(0, "no AMX");
-    return 0;
-}
-LANES_INLINE void amx_split_left(const float *const *a, ptrdiff_t a_k, ptrdiff_t rows, ptrdiff_t start, ptrdiff_t K,
-                                 char *out, ptrdiff_t each)
+LANES_INLINE void amx_split_left(const float *const *a, ptrdiff_t rows, ptrdiff_t K, char *out, ptrdiff_t each)
 {
     check(0, "no AMX");
 }
@@ -233,6 +181,5 @@ LANES_INLINE int amx_split_right(const float *head, ptrdiff_t head_rows, const f
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE void amx_cut_step(const amx_source *b, char *to) { check(0, "no AMX"); }
 #endif
 #endif

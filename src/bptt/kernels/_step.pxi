@@ -1,16 +1,15 @@
 # One time step of any cell: what is the same whether a whole sequence is at hand or a frame of a stream.
 
 
-cdef ptrdiff_t unit_room(Panels w) noexcept nogil:
-    """Numbers of working memory for products on the AMX unit, in the forward pass."""
-    if not (w.unit_ih or w.unit_hh):
-        return 0
-    return ceil_div(amx_room(max(w.I if w.unit_ih else 0, w.R if w.unit_hh else 0)), sizeof(float))
+cdef ptrdiff_t digits_room(Panels w, ptrdiff_t rows, ptrdiff_t at_once) noexcept nogil:
+    """Numbers of working memory for products in whole numbers: of so many rows, and of W_ih of so many at once."""
+    return ceil_div(max(fixed_room(w.I, at_once) if w.fixed_ih else 0, fixed_room(w.R, rows) if w.fixed_hh else 0),
+                    sizeof(float))
 
 
-cdef ptrdiff_t step_room(Panels w, ptrdiff_t rows, bint masked) noexcept nogil:
-    """Numbers of working memory that `step` wants."""
-    return unit_room(w) + rows * ((w.R if masked else 0) + (w.H if w.projected else 0) + (w.N_hh if w.normal else 0))
+cdef ptrdiff_t step_room(Panels w, ptrdiff_t rows, ptrdiff_t at_once, bint masked) noexcept nogil:
+    """Numbers of working memory that `step` wants, and input products of so many rows at once."""
+    return digits_room(w, rows, at_once) + rows * ((w.R if masked else 0) + (w.H if w.projected else 0) + (w.N_hh if w.normal else 0))
 
 
 cdef inline bint bare(Panels w) noexcept nogil:
@@ -23,8 +22,8 @@ cdef void bare_step(
 ) noexcept nogil:
     """`step` of a bare cell: what all cells need would cost as much as a step of a few units."""
     cdef ptrdiff_t R = w.R
-    large_product(w.unit_hh, chains_for(<real *> NULL, R, R), h_before, R, 1, rows, <const real *> w.hh, R, R, a, R,
-                  TILE_ADD, <const real *> NULL, backwards, room)
+    step_product(w.fixed_hh, chains_for(<real *> NULL, R, R), h_before, R, rows, w.hh, R, R, a, R, TILE_ADD,
+                 <const real *> NULL, backwards, room)
     cell_forward(w.cell, a, h, rows * R)
 
 
@@ -46,8 +45,7 @@ cdef void step(
     cdef const real *ph = <const real *> w.ph
     cdef real *m = h
     cdef double scale
-    cdef real *unit = room
-    room = room + unit_room(w)
+    cdef real *digits
     if mask != NULL:
         times(h_before, mask, room, rows * R)
         masked = room
@@ -55,12 +53,13 @@ cdef void step(
     if w.projected:
         m = room
         room = room + rows * H
+    digits = room + (rows * w.N_hh if w.normal else 0)
     # a_t += W_hh h_{t-1}
     if w.normal:
         if normed == NULL:
             normed = room
-        large_product(w.unit_hh, chains, masked, R, 1, rows, <const real *> w.hh, R, w.N_hh, normed, w.N_hh, TILE_SET,
-                      <const real *> NULL, backwards, unit)
+        step_product(w.fixed_hh, chains, masked, R, rows, w.hh, R, w.N_hh, normed, w.N_hh, TILE_SET,
+                     <const real *> NULL, backwards, digits)
         for r in range(rows):
             scale = normalise(normed + r * w.N_hh, w.N_hh)
             if rate != NULL:
@@ -68,8 +67,8 @@ cdef void step(
             scale_add(normed + r * w.N_hh, <const real *> w.gain_hh, a + r * S + w.from_hh, a + r * S + w.from_hh,
                       w.N_hh)
     else:
-        large_product(w.unit_hh, chains, masked, R, 1, rows, <const real *> w.hh, R, w.N_hh, a + w.from_hh, S,
-                      TILE_ADD, <const real *> NULL, backwards, unit)
+        step_product(w.fixed_hh, chains, masked, R, rows, w.hh, R, w.N_hh, a + w.from_hh, S, TILE_ADD,
+                     <const real *> NULL, backwards, digits)
     # h_t from a_t
     if w.cell <= IDENTITY:
         cell_forward(w.cell, a, h, rows * H)
@@ -144,12 +143,12 @@ cdef void whole_step(
             check(0 <= tokens[b] < I, b"token")
             memcpy(a + b * w.S, ih + tokens[b] * Np, N * sizeof(real))
     # Enough rows hide the reading; a group of TILE_ROW_PANELS panels is cut into panels as the whole matrix is.
-    if (rows >= 4 or w.cell > IDENTITY or tokens != NULL or w.normal or panels <= TILE_ROW_PANELS or w.unit_ih
-            or w.unit_hh):
+    if (rows >= 4 or w.cell > IDENTITY or tokens != NULL or w.normal or panels <= TILE_ROW_PANELS or w.fixed_ih
+            or w.fixed_hh):
         if tokens == NULL:
             if w.normal:
                 bias = NULL
-            large_product(w.unit_ih, 1, x, I, 1, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
+            step_product(w.fixed_ih, 1, x, I, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
         if more_input(w):
             input_rows(w, rows, a, <real *> NULL, <real *> NULL)
         step(w, rows, backwards, a, h_before, c_before, h, c, <const real *> NULL, <real *> NULL, <real *> NULL, room)

@@ -61,7 +61,7 @@ cdef class Stepper:
             self.zoneout_h, self.zoneout_c = noise.zoneout_h, noise.zoneout_c
         apart = ceil_div(self.size, LINE) * LINE
         apart_c = ceil_div(self.size_c, LINE) * LINE
-        work = (0 if w.cell <= IDENTITY else self.rows * w.S) + step_room(w, self.rows, False)
+        work = (0 if w.cell <= IDENTITY else self.rows * w.S) + step_room(w, self.rows, self.rows, False)
         self.memory = take_memory(2 * apart + 2 * apart_c + work * itemsize + LINE + self.B * sizeof(int64_t))
         self.h[0], self.h[1] = self.memory.aligned, self.memory.aligned + apart
         self.c[0], self.c[1] = self.memory.aligned + 2 * apart, self.memory.aligned + 2 * apart + apart_c

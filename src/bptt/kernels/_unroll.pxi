@@ -65,7 +65,7 @@ cdef class UnrollJob(Job):
         cdef ptrdiff_t rows = ceil_div(self.course.B, self.items)
         cdef ptrdiff_t steps = self.steps_ahead(self.course.B // self.items), size
         cdef bint apart = not self.course.plain
-        size = step_room(w, rows, self.course.dropout != NULL)
+        size = step_room(w, rows, rows * steps, self.course.dropout != NULL)
         if apart or (w.cell > IDENTITY and self.gates == NULL):
             size += steps * rows * w.S
         if apart:
@@ -115,7 +115,7 @@ cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdi
     cdef real *room = <real *> job.room(worker)
     cdef real *h = <real *> job.y + first * R
     cdef real *a = h if w.cell <= IDENTITY else room
-    check(job.fits(worker, room + (0 if w.cell <= IDENTITY else rows * w.S) + step_room(w, rows, False)), b"room")
+    check(job.fits(worker, room + (0 if w.cell <= IDENTITY else rows * w.S) + step_room(w, rows, rows, False)), b"room")
     whole_step(w, rows, job.odd, x, tokens, a, <const real *> job.h_begin + first * R,
                row_of(job.c_begin, first, H, kind), h, row_of(job.c_n, first, H, kind),
                room if w.cell <= IDENTITY else room + rows * w.S)
@@ -154,7 +154,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     if w.cell == LSTM and job.c == NULL:
         c_t = room
         room = room + rows * H
-    check(job.fits(worker, room + step_room(w, rows, False)), b"room")
+    check(job.fits(worker, room + step_room(w, rows, rows * ahead, False)), b"room")
     start = 0
     while start < T:
         end = min(T, start + ahead)
@@ -169,10 +169,10 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
             sets = end - start
             if rows == B:
                 count, sets = rows * sets, 1
-            if w.unit_ih:
+            if w.fixed_ih:
                 if real is float:
-                    amx_product(1, x + (start * B + first) * I, I, 1, count, sets, B * I, ih, I, N, base, S, each * S,
-                                TILE_SET, bias, False, room)
+                    fixed_product(x + (start * B + first) * I, I, count, sets, B * I, ih, I, N, base, S, each * S,
+                                  TILE_SET, bias, False, room)
             elif w.given_ih != NULL:
                 packing_product(x + (start * B + first) * I, I, count, sets, B * I, <const real *> w.given_ih, w.late,
                                 I, N, base, S, each * S, bias, panel)
@@ -231,7 +231,7 @@ cdef void unroll_apart(
     cdef real *c_t = c + rows * H
     cdef real *room = c_t + rows * H
     cdef real *a_s
-    check(job.fits(worker, room + step_room(w, rows, course.dropout != NULL)), b"room")
+    check(job.fits(worker, room + step_room(w, rows, rows * ahead, course.dropout != NULL)), b"room")
     if w.normal:
         bias = NULL  # it comes after the normalisation
     for r in range(rows):
@@ -262,7 +262,7 @@ cdef void unroll_apart(
                 end = s
                 break
         if not w.tokens and k:
-            large_product(w.unit_ih, 1, x, I, 1, k, ih, I, N, a, S, TILE_SET, bias, False, room)
+            step_product(w.fixed_ih, 1, x, I, k, ih, I, N, a, S, TILE_SET, bias, False, room)
         if more_input(w):
             input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih)
         k = 0

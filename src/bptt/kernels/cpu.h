@@ -33,10 +33,11 @@ static int cpu_ask_for_amx(void)
 static int cpu_ask_for_amx(void) { return 0; }
 #endif
 
-enum { CPU_AMX_BF16 = 1 << 22, CPU_AMX_TILE = 1 << 24, CPU_XCR0_TILES = 3 << 17 };
+enum { CPU_VBMI = 1 << 1, CPU_VNNI = 1 << 11 };                                                 /* ecx */
+enum { CPU_AMX = 1 << 22 | 1 << 24 | 1 << 25 /* bfloat16, tiles, int8: edx */, CPU_XCR0_TILES = 3 << 17 };
 
-/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ, 3 those and AMX with bfloat16: every feature that the variant's
- * compiler flags turn on, and the registers it uses saved by the operating system (XCR0). */
+/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ, 3 those, VBMI and VNNI and AMX with bfloat16 and int8: every feature
+ * that the variant uses, and the registers saved by the operating system (XCR0). */
 static int cpu_level(void)
 {
     unsigned a, b, c, d, b7;
@@ -49,7 +50,8 @@ static int cpu_level(void)
     if ((saved & 0xe6) != 0xe6 || !(b7 & bit_AVX512F) || !(b7 & bit_AVX512VL) || !(b7 & bit_AVX512BW) ||
         !(b7 & bit_AVX512DQ))
         return 1;
-    if ((saved & CPU_XCR0_TILES) != CPU_XCR0_TILES || !(d & CPU_AMX_BF16) || !(d & CPU_AMX_TILE) || !cpu_ask_for_amx())
+    if ((saved & CPU_XCR0_TILES) != CPU_XCR0_TILES || !(c & CPU_VBMI) || !(c & CPU_VNNI) || (d & CPU_AMX) != CPU_AMX ||
+        !cpu_ask_for_amx())
         return 2;
     return 3;
 }

@@ -1,0 +1,535 @@
+/* Products of float32 matrices in whole numbers of 24 bits, C (rows, N) = A (rows, K) W^T, W (N, K).
+ *
+ * A row of A and a row of W, which is a column of the product, are each a unit, its largest number / MOST, times whole
+ * numbers from -MOST to MOST.  Such a number has three digits to the base of 256, from -128 to 127, and six of the nine
+ * products of digits are those that count: what is left out is 2^-24 of the largest term.  The sums are exact, so
+ * whatever makes them, the AMX unit (int8) or a vector instruction, and in whatever order, gives the same bits.
+ *
+ * What is lost is small beside a row's largest numbers, where float32 loses 2^-24 of each.  So that this is the same
+ * for numbers of the size that rows have:
+ *   - Each k has a power of two, by which W is divided and A multiplied, that makes the largest W[n, k] of all n about 1:
+ *     features of other sizes, whose weights make up for it, are alike here.
+ *   - A row of A whose largest number is FIXED_SPREAD times the mean of those that are not 0 is taken twice: its highest
+ *     digits alone, of whose products none is left out, and what they leave of it; and that again, up to FIXED_TIMES.
+ *   - One that has inf or NaN in it, or is near the end of float32's range, is multiplied number by number.
+ *   - A matrix W with such a row, or such numbers for some k, is not for here, but for the tile of _tile.h.
+ *
+ * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [64 k] [digit, the lowest
+ * first] [4 k] [16 columns] [k], which is a tile of the unit for each digit.  Those of A are offset by 128, as the vector
+ * instruction wants them: [row] [digit] [K].
+ */
+#ifndef BPTT_FIXED_H
+#define BPTT_FIXED_H
+
+#include "_amx.h"
+#include "_pack.h"
+#include "_tile.h"
+
+#define FIXED_DIGITS 3
+#define FIXED_K 64
+#define FIXED_MOST 8355700.0f /* 127 * 65536 + 127 * 256 + 127, and what rounding may add */
+#define FIXED_SPREAD 16.0f
+#define FIXED_TILE 1024 /* bytes: 64 k, 16 columns */
+#define FIXED_TOGETHER 192 /* rows that read a matrix once */
+#define FIXED_TIMES 4
+#define FIXED_ROWS 224 /* as many, one of them taken FIXED_TIMES, in whole pairs of tiles */
+#define FIXED_LONGEST 16384 /* K: of more terms a sum could leave the range of 32 bits */
+#define FIXED_AHEAD (1 << 20) /* bytes of a matrix of which the next columns are fetched while these are used */
+
+typedef struct {
+    int32_t less[FIXED_DIGITS][16]; /* to add to the sums, for the 128 that A's digits are larger */
+    float unit[16];                 /* of W's digits times 2^32, the weight of the highest sum */
+} fixed_columns;
+
+/* Rows of A as digits, and where their products go. */
+typedef struct {
+    float *c[FIXED_ROWS];
+    float unit[FIXED_ROWS];
+    uint8_t rest[FIXED_ROWS]; /* whether it is what another has left, and is added to it */
+    ptrdiff_t count, each;    /* bytes from one row's digits to the next ones */
+    uint8_t *digits;
+    float *left; /* padded K to work in */
+} fixed_rows;
+
+LANES_INLINE ptrdiff_t fixed_padded(ptrdiff_t K) { return (K + FIXED_K - 1) / FIXED_K * FIXED_K; }
+
+/* Bytes from 16 columns to the next. */
+LANES_INLINE ptrdiff_t fixed_apart(ptrdiff_t K)
+{
+    return (ptrdiff_t)sizeof(fixed_columns) + fixed_padded(K) / FIXED_K * FIXED_DIGITS * FIXED_TILE;
+}
+
+LANES_INLINE ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
+{
+    return fixed_padded(K) * (ptrdiff_t)sizeof(float) + (N + 15) / 16 * fixed_apart(K);
+}
+
+/* Bytes of the digits of a row of A: an odd number of lines, so that 16 rows fall on as many cache sets. */
+LANES_INLINE ptrdiff_t fixed_each(ptrdiff_t K) { return (fixed_padded(K) * FIXED_DIGITS / 64 | 1) * 64; }
+
+#if AMX_BUILT
+#define FIXED_INLINE static inline __attribute__((always_inline, unused, target("avx512vnni,avx512vbmi")))
+#define FIXED_FUNCTION static __attribute__((noinline, unused, target("avx512vnni,avx512vbmi")))
+
+/* Bits of what the largest number of a row may be, and of what is left of it: units and their inverses are in range. */
+#define FIXED_LEAST (31 << 23)        /* 2^-96 */
+#define FIXED_LARGEST (223 << 23)     /* 2^96, of A */
+#define FIXED_LARGEST_W (157 << 23)   /* 2^30, of W over its powers */
+#define FIXED_NOTHING (27 << 23)      /* 2^-100 */
+
+LANES_INLINE __mmask16 fixed_mask(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+
+LANES_INLINE __m512i fixed_size_bits(__m512 v)
+{
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* 16 numbers of a row times their powers of two, or divided by them, or with NULL as they are; 0 from K on. */
+LANES_INLINE __m512 fixed_get(const float *a, const float *up, int divide, ptrdiff_t k, ptrdiff_t K)
+{
+    __m512 v = _mm512_maskz_loadu_ps(fixed_mask(K - k), a + k);
+    if (up) {
+        __m512i power = _mm512_loadu_si512(up + k);
+        if (divide)
+            power = _mm512_sub_epi32(_mm512_set1_epi32(254 << 23), power);
+        v = _mm512_mul_ps(v, _mm512_castsi512_ps(power));
+    }
+    return v;
+}
+
+typedef struct { int largest, spread; } fixed_look; /* bits of the largest |number|; whether it is large beside others */
+
+LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, ptrdiff_t K)
+{
+    fixed_look look;
+    __m512i most = _mm512_setzero_si512(), none = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+        most = _mm512_max_epi32(most, v);
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+        none = _mm512_mask_sub_epi32(none, _mm512_testn_epi32_mask(v, v), none, _mm512_set1_epi32(-1));
+    }
+    look.largest = _mm512_reduce_max_epi32(most);
+    __m512 largest = _mm512_castsi512_ps(_mm512_set1_epi32(look.largest));
+    /* largest * count > SPREAD * sum, where the zeros that fill the last vector are not counted */
+    __m512 count = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32((int)((K + 15) / 16)), none));
+    look.spread = _mm512_reduce_add_ps(_mm512_sub_ps(_mm512_mul_ps(largest, count),
+                                                     _mm512_mul_ps(sum, _mm512_set1_ps(FIXED_SPREAD)))) > 0;
+    return look;
+}
+
+LANES_INLINE float fixed_float(int bits)
+{
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* Digits of 64 numbers, in units, plus 128 each. */
+FIXED_INLINE void fixed_digits(const __m512i v[4], __m512i to[FIXED_DIGITS])
+{
+    /* the four bytes of 16 numbers, the lowest of all first */
+    const __m512i order = _mm512_set_epi32(
+        0x3f3b3733, 0x2f2b2723, 0x1f1b1713, 0x0f0b0703, 0x3e3a3632, 0x2e2a2622, 0x1e1a1612, 0x0e0a0602,
+        0x3d393531, 0x2d292521, 0x1d191511, 0x0d090501, 0x3c383430, 0x2c282420, 0x1c181410, 0x0c080400);
+    __m512i u[4];
+    for (int i = 0; i < 4; ++i)
+        u[i] = _mm512_permutexvar_epi8(order, _mm512_add_epi32(v[i], _mm512_set1_epi32(0x808080)));
+    __m512i low = _mm512_shuffle_i32x4(u[0], u[1], 0x44), low_2 = _mm512_shuffle_i32x4(u[2], u[3], 0x44);
+    __m512i high = _mm512_shuffle_i32x4(u[0], u[1], 0xee), high_2 = _mm512_shuffle_i32x4(u[2], u[3], 0xee);
+    to[0] = _mm512_shuffle_i32x4(low, low_2, 0x88);
+    to[1] = _mm512_shuffle_i32x4(low, low_2, 0xdd);
+    to[2] = _mm512_shuffle_i32x4(high, high_2, 0x88);
+}
+
+/* A row into `rows`, or its highest digits alone, what they leave of it going to rows->left. */
+FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float largest,
+                                   int highest, float *c, int rest)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    const float most = highest ? 127.0f : FIXED_MOST, one = largest / most;
+    const __m512 inverse = _mm512_set1_ps(largest > 0 ? most / largest : 0);
+    uint8_t *to = rows->digits + rows->count * rows->each;
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        __m512i v[4], digits[FIXED_DIGITS];
+        for (int i = 0; i < 4; ++i) {
+            __m512 x = fixed_get(a, up, 0, k + 16 * i, K);
+            v[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+            if (highest) {
+                x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(v[i]), _mm512_set1_ps(one), x);
+                _mm512_storeu_ps(rows->left + k + 16 * i, x);
+                v[i] = _mm512_slli_epi32(v[i], 16);
+            }
+        }
+        fixed_digits(v, digits);
+        for (int d = 0; d < FIXED_DIGITS; ++d)
+            _mm512_storeu_si512(to + d * Kp + k, digits[d]);
+    }
+    rows->c[rows->count] = c;
+    rows->unit[rows->count] = highest ? one / 65536 : one;
+    rows->rest[rows->count] = (uint8_t)rest;
+    rows->count += 1;
+}
+
+/* A row of A into `rows`, which has room for it FIXED_TIMES; 0 where it is not for here. */
+FIXED_FUNCTION int fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
+{
+    fixed_look look = fixed_at(a, up, 0, K);
+    if (look.largest && (look.largest < FIXED_LEAST || look.largest >= FIXED_LARGEST))
+        return 0;
+    for (int rest = 0; rest == 0 || look.largest >= FIXED_NOTHING; ++rest) {
+        if (!look.spread || rest == FIXED_TIMES - 1) {
+            fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 0, c, rest > 0);
+            break;
+        }
+        fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 1, c, rest > 0);
+        a = rows->left;
+        up = NULL;
+        look = fixed_at(a, up, 0, K);
+    }
+    return 1;
+}
+
+/* Of each k of W, while it is packed: the largest |W[n, k]|, their sum, how many are not 0.  (3, Kp), 0 at first, where W
+ * will go. */
+LANES_INLINE void fixed_count(float *of, ptrdiff_t Kp, ptrdiff_t k, __m512 numbers)
+{
+    float *most = of + k, *sum = of + Kp + k, *some = of + 2 * Kp + k;
+    __m512i v = fixed_size_bits(numbers);
+    _mm512_storeu_si512(most, _mm512_max_epi32(_mm512_loadu_si512(most), v));
+    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), _mm512_castsi512_ps(v)));
+    __m512i count = _mm512_loadu_si512(some);
+    _mm512_storeu_si512(some, _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1)));
+}
+
+/* 16 columns of W, or `columns` of them and zeros, row[j] being the K numbers of one. */
+static LANES_UNUSED void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
+{
+    for (ptrdiff_t j = 0; j < columns; ++j)
+        for (ptrdiff_t k = 0; k < K; k += 16)
+            fixed_count((float *)out, fixed_padded(K), k, _mm512_maskz_loadu_ps(fixed_mask(K - k), row[j] + k));
+}
+
+/* All columns are counted: the powers of two.  Returns whether W is for here, as far as they tell. */
+static LANES_UNUSED int fixed_set_powers(ptrdiff_t K, char *out)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    float *up = (float *)out;
+    for (ptrdiff_t k = 0; k < Kp; k += 16) {
+        __m512i most = _mm512_loadu_si512(up + k), exponent = _mm512_srli_epi32(most, 23);
+        __m512 all = _mm512_mul_ps(_mm512_castsi512_ps(most),
+                                   _mm512_cvtepi32_ps(_mm512_loadu_si512(up + 2 * Kp + k)));
+        if (_mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(255 << 23)) ||
+            _mm512_cmp_ps_mask(all, _mm512_mul_ps(_mm512_loadu_ps(up + Kp + k), _mm512_set1_ps(FIXED_SPREAD)),
+                               _CMP_GT_OQ))
+            return 0;
+        /* the largest number over its power is from 1/2 to 1 */
+        exponent = _mm512_min_epi32(_mm512_max_epi32(exponent, _mm512_set1_epi32(66)), _mm512_set1_epi32(186));
+        exponent = _mm512_mask_mov_epi32(exponent, _mm512_testn_epi32_mask(most, most), _mm512_set1_epi32(126));
+        _mm512_storeu_si512(up + k, _mm512_slli_epi32(_mm512_add_epi32(exponent, _mm512_set1_epi32(1)), 23));
+    }
+    return 1;
+}
+
+/* Those 16 columns, which are number `group`, once the powers are there; whether they are for here. */
+FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
+                                      char *out)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    const float *up = (const float *)out;
+    fixed_columns *head = (fixed_columns *)(out + Kp * sizeof(float) + group * fixed_apart(K));
+    char *tile = (char *)(head + 1);
+    int32_t turned[FIXED_DIGITS][16][16] __attribute__((aligned(64)));
+    float inverse[16];
+    __m512i sums[FIXED_DIGITS];
+    for (int j = 0; j < 16; ++j) {
+        fixed_look look = {0, 0};
+        if (j < columns)
+            look = fixed_at(row[j], up, 1, K);
+        if ((look.largest && look.largest < FIXED_LEAST) || look.largest >= FIXED_LARGEST_W || look.spread)
+            return 0;
+        head->unit[j] = fixed_float(look.largest) / FIXED_MOST * 4294967296.0f;
+        inverse[j] = look.largest ? FIXED_MOST / fixed_float(look.largest) : 0;
+    }
+    for (int d = 0; d < FIXED_DIGITS; ++d)
+        sums[d] = _mm512_setzero_si512();
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        for (int j = 0; j < 16; ++j) {
+            __m512i v[4], digits[FIXED_DIGITS];
+            for (int q = 0; q < 4; ++q)
+                v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(fixed_get(row[j < columns ? j : 0], up, 1, k + 16 * q, K),
+                                                        _mm512_set1_ps(inverse[j])));
+            fixed_digits(v, digits);
+            for (int d = 0; d < FIXED_DIGITS; ++d)
+                _mm512_store_si512(turned[d][j], _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80)));
+        }
+        for (int d = 0; d < FIXED_DIGITS; ++d, tile += FIXED_TILE) {
+            f32_pack_block((const float *)turned[d], 16, (float *)tile, 16);
+            for (int q = 0; q < 16; ++q)
+                sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), _mm512_loadu_si512(tile + 64 * q));
+        }
+    }
+    /* highest sum: digits 2 and 2; next: 2 and 1, 1 and 2; lowest: 2 and 0, 1 and 1, 0 and 2 */
+    for (int d = FIXED_DIGITS - 1; d >= 0; --d) {
+        __m512i all = sums[FIXED_DIGITS - 1];
+        for (int e = d; e < FIXED_DIGITS - 1; ++e)
+            all = _mm512_add_epi32(all, sums[e]);
+        _mm512_storeu_si512(head->less[FIXED_DIGITS - 1 - d],
+                            _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), all), 7));
+    }
+    return 1;
+}
+
+/* 16 columns of a packed panel of _tile.pxd, whose rows are `ld` numbers apart, as rows of K numbers `Kp` apart; the last
+ * row first where `turned`. */
+static LANES_UNUSED void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, int turned, float *to)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    ptrdiff_t k = 0;
+    for (; !turned && k + 16 <= K; k += 16)
+        f32_pack_block(panel + k * ld, ld, to + k, Kp);
+    for (; k < K; ++k)
+        for (int j = 0; j < 16; ++j)
+            to[j * Kp + (turned ? K - 1 - k : k)] = panel[k * ld + j];
+}
+
+/* W[n, k] again, as it is known here. */
+static LANES_UNUSED double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
+{
+    const char *at = packed + fixed_padded(K) * sizeof(float) + n / 16 * fixed_apart(K);
+    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + k / FIXED_K * FIXED_DIGITS * FIXED_TILE +
+                               k % FIXED_K / 4 * 64 + n % 16 * 4 + k % 4;
+    double v = (digit[2 * FIXED_TILE] * 256.0 + digit[FIXED_TILE]) * 256.0 + digit[0];
+    return v * ((const fixed_columns *)at)->unit[n % 16] / 4294967296.0 * ((const float *)packed)[k];
+}
+
+/* The sums' products with the units, put or added to c: base + (high + 2^-8 middle + 2^-16 low) units. */
+LANES_INLINE void fixed_put_vector(__m512i high, __m512i middle, __m512i low, const fixed_columns *columns, float unit,
+                                   __m512 base, float *c, __mmask16 part)
+{
+    const __m512 digit = _mm512_set1_ps(1 / 256.0f);
+    __m512 v = _mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_loadu_si512(columns->less[2])));
+    v = _mm512_fmadd_ps(v, digit, _mm512_cvtepi32_ps(_mm512_add_epi32(middle, _mm512_loadu_si512(columns->less[1]))));
+    v = _mm512_fmadd_ps(v, digit, _mm512_cvtepi32_ps(_mm512_add_epi32(high, _mm512_loadu_si512(columns->less[0]))));
+    v = _mm512_mul_ps(v, _mm512_loadu_ps(columns->unit));
+    _mm512_mask_storeu_ps(c, part, _mm512_fmadd_ps(v, _mm512_set1_ps(unit), base));
+}
+
+LANES_INLINE __m512 fixed_base(const float *c, const float *bias, int add, __mmask16 part)
+{
+    return add ? _mm512_maskz_loadu_ps(part, c) : bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
+}
+
+/* Of one row and 16 or 32 columns. */
+FIXED_INLINE void fixed_row_columns(int groups, const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K,
+                                    ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
+{
+    const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K);
+    const uint8_t *a = rows->digits + i * rows->each, *tile = w + sizeof(fixed_columns);
+    __m512i high[2], middle[2][2], low[2][3];
+    for (int g = 0; g < groups; ++g) {
+        high[g] = middle[g][0] = middle[g][1] = _mm512_setzero_si512();
+        low[g][0] = low[g][1] = low[g][2] = _mm512_setzero_si512();
+    }
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, tile += FIXED_DIGITS * FIXED_TILE) {
+        ptrdiff_t fours = K - k < FIXED_K ? (K - k + 3) / 4 : FIXED_K / 4;
+        TILE_UNROLL_4 for (ptrdiff_t q = 0; q < fours; ++q) {
+            int32_t four[FIXED_DIGITS];
+            __m512i x[FIXED_DIGITS];
+            for (int d = 0; d < FIXED_DIGITS; ++d) {
+                memcpy(&four[d], a + d * Kp + k + 4 * q, 4);
+                x[d] = _mm512_set1_epi32(four[d]);
+            }
+            TILE_UNROLL for (int g = 0; g < groups; ++g) {
+                const uint8_t *p = tile + g * apart + 64 * q;
+                __m512i low_w = _mm512_loadu_si512(p), middle_w = _mm512_loadu_si512(p + FIXED_TILE);
+                __m512i high_w = _mm512_loadu_si512(p + 2 * FIXED_TILE);
+                low[g][0] = _mm512_dpbusd_epi32(low[g][0], x[2], low_w);
+                low[g][1] = _mm512_dpbusd_epi32(low[g][1], x[1], middle_w);
+                low[g][2] = _mm512_dpbusd_epi32(low[g][2], x[0], high_w);
+                middle[g][0] = _mm512_dpbusd_epi32(middle[g][0], x[2], middle_w);
+                middle[g][1] = _mm512_dpbusd_epi32(middle[g][1], x[1], high_w);
+                high[g] = _mm512_dpbusd_epi32(high[g], x[2], high_w);
+            }
+        }
+    }
+    TILE_UNROLL for (int g = 0; g < groups; ++g) {
+        float *c = rows->c[i] + n + 16 * g;
+        __mmask16 part = fixed_mask(N - n - 16 * g);
+        fixed_put_vector(high[g], _mm512_add_epi32(middle[g][0], middle[g][1]),
+                         _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]),
+                         (const fixed_columns *)(w + g * apart), rows->unit[i],
+                         fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part), c, part);
+    }
+}
+
+FIXED_FUNCTION void fixed_row_16(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
+                                 ptrdiff_t N, const float *bias, int add)
+{
+    fixed_row_columns(1, rows, i, w, K, n, N, bias, add);
+}
+
+FIXED_FUNCTION void fixed_row_32(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
+                                 ptrdiff_t N, const float *bias, int add)
+{
+    fixed_row_columns(2, rows, i, w, K, n, N, bias, add);
+}
+
+/* The unit takes as many cycles as its tiles have rows: 7 is of W, the others of A and of sums. */
+LANES_INLINE void fixed_begin(ptrdiff_t rows)
+{
+    struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } c = {0};
+    c.palette = 1;
+    for (int t = 0; t < 8; ++t) {
+        c.bytes[t] = 64;
+        c.rows[t] = (uint8_t)(t == 7 || rows > 16 ? 16 : rows);
+    }
+    __asm__ volatile("ldtilecfg %0" ::"m"(c) : "memory");
+}
+
+#define FIXED_DOT(C) __asm__ volatile("tdpbusd %%tmm7, %%tmm6, %%tmm" #C ::: "memory")
+
+/* The three sums of 16 rows, and of the next 16 if ROWS is 2 or of the same and the next 16 columns if COLUMNS is.
+ * ahead: what comes after w, or NULL. */
+#define FIXED_DEFINE(ROWS, COLUMNS)                                                                    \
+    static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_##ROWS##COLUMNS(                 \
+        const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp, const uint8_t *w, ptrdiff_t apart, int32_t *sums, \
+        const uint8_t *ahead)                                                                          \
+    {                                                                                                  \
+        const uint8_t *const b = a + 16 * each;                                                        \
+        AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);                                                         \
+        if (ROWS + COLUMNS > 2) { AMX_ZERO(3); AMX_ZERO(4); AMX_ZERO(5); }                             \
+        for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_DIGITS * FIXED_TILE) {                  \
+            AMX_LOAD(7, w + 2 * FIXED_TILE, 64);                                                       \
+            FIXED_LEFT(0) FIXED_DOT(2); FIXED_BELOW(ROWS, 0, 5)                                        \
+            FIXED_LEFT(1) FIXED_DOT(1); FIXED_BELOW(ROWS, 1, 4)                                        \
+            FIXED_LEFT(2) FIXED_DOT(0); FIXED_BELOW(ROWS, 2, 3)                                        \
+            if (ahead) FIXED_FETCH(0)                                                                  \
+            AMX_LOAD(7, w + FIXED_TILE, 64);                                                           \
+            if (ROWS > 1) { FIXED_LEFT(2) }                                                            \
+            FIXED_DOT(1); FIXED_BELOW(ROWS, 2, 4)                                                      \
+            FIXED_LEFT(1) FIXED_DOT(2); FIXED_BELOW(ROWS, 1, 5)                                        \
+            if (ahead) FIXED_FETCH(1)                                                                  \
+            AMX_LOAD(7, w, 64);                                                                        \
+            FIXED_LEFT(2) FIXED_DOT(2); FIXED_BELOW(ROWS, 2, 5)                                        \
+            if (ahead) { FIXED_FETCH(2) ahead += FIXED_DIGITS * FIXED_TILE; }                          \
+            if (COLUMNS > 1) {                                                                         \
+                AMX_LOAD(7, w + apart + 2 * FIXED_TILE, 64);                                           \
+                FIXED_DOT(3);                                                                          \
+                FIXED_LEFT(1) FIXED_DOT(4);                                                            \
+                FIXED_LEFT(0) FIXED_DOT(5);                                                            \
+                AMX_LOAD(7, w + apart + FIXED_TILE, 64);                                               \
+                FIXED_LEFT(1) FIXED_DOT(5);                                                            \
+                FIXED_LEFT(2) FIXED_DOT(4);                                                            \
+                AMX_LOAD(7, w + apart, 64);                                                            \
+                FIXED_DOT(5);                                                                          \
+            }                                                                                          \
+        }                                                                                              \
+        AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64);            \
+        if (ROWS + COLUMNS > 2) {                                                                      \
+            AMX_STORE(3, sums + 768, 64); AMX_STORE(4, sums + 1024, 64); AMX_STORE(5, sums + 1280, 64); \
+        }                                                                                              \
+    }
+#define FIXED_LEFT(d) AMX_LOAD(6, a + (d) * Kp + k, each);
+#define FIXED_BELOW(ROWS, d, C) if (ROWS > 1) { AMX_LOAD(6, b + (d) * Kp + k, each); FIXED_DOT(C); }
+#define FIXED_FETCH(d)                                                                                 \
+    for (int q = 0; q < FIXED_TILE; q += 64)                                                           \
+        __builtin_prefetch(ahead + (d) * FIXED_TILE + q, 0, 2);
+
+FIXED_DEFINE(2, 1)
+FIXED_DEFINE(1, 2)
+FIXED_DEFINE(1, 1)
+
+/* Sums of 16 rows from i on and 16 columns from n on, which are W's `columns`. */
+static LANES_UNUSED void fixed_put(const fixed_rows *rows, ptrdiff_t i, const int32_t *sums, const fixed_columns *columns,
+                                   ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
+{
+    const __mmask16 part = fixed_mask(N - n);
+    const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
+    for (; i < last; ++i, sums += 16) {
+        float *c = rows->c[i] + n;
+        fixed_put_vector(_mm512_load_si512(sums), _mm512_load_si512(sums + 256), _mm512_load_si512(sums + 512), columns,
+                         rows->unit[i], fixed_base(c, bias ? bias + n : NULL, add || rows->rest[i], part), c, part);
+    }
+}
+
+/* C (rows, N) = bias + A W^T, or C += A W^T; bias: whole vectors, or NULL. */
+static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N,
+                                        const float *bias, int add, int backwards)
+{
+    const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16;
+    const ptrdiff_t step = rows->count > 16 ? 1 : 2, steps = (groups + step - 1) / step;
+    const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
+    const int fetch = groups * apart >= FIXED_AHEAD;
+    int32_t sums[6 * 256] __attribute__((aligned(64)));
+    if (rows->count > 1)
+        fixed_begin(rows->count);
+    for (ptrdiff_t s = 0; s < steps; ++s) {
+        ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g, two = groups - g > 1 && step > 1;
+        const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);
+        const uint8_t *ahead = fetch && s + 1 < steps ? tile + (backwards ? -step : step) * apart : NULL;
+        const fixed_columns *columns = (const fixed_columns *)at, *next = (const fixed_columns *)(at + apart);
+        if (rows->count == 1) {
+            if (two)
+                fixed_row_32(rows, 0, at, K, n, N, bias, add);
+            else
+                fixed_row_16(rows, 0, at, K, n, N, bias, add);
+            continue;
+        }
+        for (ptrdiff_t i = 0; i < rows->count; i += 32) {
+            const uint8_t *a = rows->digits + i * rows->each;
+            if (rows->count - i > 16) {
+                fixed_multiply_21(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
+                fixed_put(rows, i, sums, columns, n, N, bias, add);
+                fixed_put(rows, i + 16, sums + 768, columns, n, N, bias, add);
+            } else if (two) {
+                fixed_multiply_12(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
+                fixed_put(rows, i, sums, columns, n, N, bias, add);
+                fixed_put(rows, i, sums + 768, next, n + 16, N, bias, add);
+            } else {
+                fixed_multiply_11(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
+                fixed_put(rows, i, sums, columns, n, N, bias, add);
+            }
+        }
+    }
+    if (rows->count > 1)
+        amx_end();
+}
+#else
+LANES_INLINE int fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE int fixed_set_powers(ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
+                                    char *out)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, int turned, float *to)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N,
+                                 const float *bias, int add, int backwards)
+{
+    check(0, "no AMX");
+}
+#endif
+#endif
