@@ -14,8 +14,8 @@
  *   - One that has inf or NaN in it, or is near the end of float32's range, is multiplied number by number.
  *   - A matrix W with such a row, or such numbers for some k, is not for here, but for the tile of _tile.h.
  *
- * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [64 k] [digit, the lowest
- * first] [4 k] [16 columns] [k], which is a tile of the unit for each digit.  Those of A are offset by 128, as the vector
+ * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [4 k] [digit, the lowest
+ * first] [16 columns] [k]; a tile of the unit is every third line of 64 k.  Those of A are offset by 128, as the vector
  * instruction wants them: [row] [digit] [K].
  */
 #ifndef BPTT_FIXED_H
@@ -29,7 +29,9 @@
 #define FIXED_K 64
 #define FIXED_MOST 8355700.0f /* 127 * 65536 + 127 * 256 + 127, and what rounding may add */
 #define FIXED_SPREAD 16.0f
-#define FIXED_TILE 1024 /* bytes: 64 k, 16 columns */
+#define FIXED_LINE 64 /* bytes: 4 k, 16 columns */
+#define FIXED_FOUR (FIXED_DIGITS * FIXED_LINE)
+#define FIXED_BLOCK (FIXED_K / 4 * FIXED_FOUR)
 #define FIXED_TOGETHER 192 /* rows that read a matrix once */
 #define FIXED_TIMES 4
 #define FIXED_ROWS 224 /* as many, one of them taken FIXED_TIMES, in whole pairs of tiles */
@@ -56,7 +58,7 @@ LANES_INLINE ptrdiff_t fixed_padded(ptrdiff_t K) { return (K + FIXED_K - 1) / FI
 /* Bytes from 16 columns to the next. */
 LANES_INLINE ptrdiff_t fixed_apart(ptrdiff_t K)
 {
-    return (ptrdiff_t)sizeof(fixed_columns) + fixed_padded(K) / FIXED_K * FIXED_DIGITS * FIXED_TILE;
+    return (ptrdiff_t)sizeof(fixed_columns) + fixed_padded(K) / 4 * FIXED_FOUR;
 }
 
 LANES_INLINE ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
@@ -102,20 +104,26 @@ typedef struct { int largest, spread; } fixed_look; /* bits of the largest |numb
 LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, ptrdiff_t K)
 {
     fixed_look look;
-    __m512i most = _mm512_setzero_si512(), none = _mm512_setzero_si512();
+    __m512i most = _mm512_setzero_si512();
     __m512 sum = _mm512_setzero_ps();
+    float largest, mean;
+    int count = (int)K;
     for (ptrdiff_t k = 0; k < K; k += 16) {
         __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
         most = _mm512_max_epi32(most, v);
         sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
-        none = _mm512_mask_sub_epi32(none, _mm512_testn_epi32_mask(v, v), none, _mm512_set1_epi32(-1));
     }
     look.largest = _mm512_reduce_max_epi32(most);
-    __m512 largest = _mm512_castsi512_ps(_mm512_set1_epi32(look.largest));
-    /* largest * count > SPREAD * sum, where the zeros that fill the last vector are not counted */
-    __m512 count = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32((int)((K + 15) / 16)), none));
-    look.spread = _mm512_reduce_add_ps(_mm512_sub_ps(_mm512_mul_ps(largest, count),
-                                                     _mm512_mul_ps(sum, _mm512_set1_ps(FIXED_SPREAD)))) > 0;
+    memcpy(&largest, &look.largest, sizeof largest);
+    mean = _mm512_reduce_add_ps(sum) * FIXED_SPREAD;
+    if (largest * (float)count > mean) { /* unless it is zeros that make the mean so small */
+        count = 0;
+        for (ptrdiff_t k = 0; k < K; k += 16) {
+            __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+            count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
+        }
+    }
+    look.spread = largest * (float)count > mean;
     return look;
 }
 
@@ -191,24 +199,45 @@ FIXED_FUNCTION int fixed_add_row(fixed_rows *rows, const float *a, const float *
     return 1;
 }
 
-/* Of each k of W, while it is packed: the largest |W[n, k]|, their sum, how many are not 0.  (3, Kp), 0 at first, where W
- * will go. */
-LANES_INLINE void fixed_count(float *of, ptrdiff_t Kp, ptrdiff_t k, __m512 numbers)
-{
-    float *most = of + k, *sum = of + Kp + k, *some = of + 2 * Kp + k;
-    __m512i v = fixed_size_bits(numbers);
-    _mm512_storeu_si512(most, _mm512_max_epi32(_mm512_loadu_si512(most), v));
-    _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), _mm512_castsi512_ps(v)));
-    __m512i count = _mm512_loadu_si512(some);
-    _mm512_storeu_si512(some, _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1)));
-}
-
-/* 16 columns of W, or `columns` of them and zeros, row[j] being the K numbers of one. */
+/* Of each k of 16 columns of W, or fewer: the largest |W[n, k]|, their sum, how many are not 0.  out: (3, Kp), 0 at first,
+ * where W will go; row[j]: the K numbers of a column. */
 static LANES_UNUSED void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
 {
-    for (ptrdiff_t j = 0; j < columns; ++j)
-        for (ptrdiff_t k = 0; k < K; k += 16)
-            fixed_count((float *)out, fixed_padded(K), k, _mm512_maskz_loadu_ps(fixed_mask(K - k), row[j] + k));
+    const ptrdiff_t Kp = fixed_padded(K);
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        float *at = (float *)out + k;
+        __m512i most = _mm512_loadu_si512(at), count = _mm512_loadu_si512(at + 2 * Kp);
+        __m512 sum = _mm512_loadu_ps(at + Kp);
+        __mmask16 part = fixed_mask(K - k);
+        for (ptrdiff_t j = 0; j < columns; ++j) {
+            __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(part, row[j] + k));
+            most = _mm512_max_epi32(most, v);
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+            count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
+        }
+        _mm512_storeu_si512(at, most);
+        _mm512_storeu_ps(at + Kp, sum);
+        _mm512_storeu_si512(at + 2 * Kp, count);
+    }
+}
+
+/* Of one k of N columns. */
+static LANES_UNUSED void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+{
+    float *at = (float *)out + k;
+    __m512i most = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    int32_t count = 0, largest;
+    for (ptrdiff_t n = 0; n < N; n += 16) {
+        __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(fixed_mask(N - n), row + n));
+        most = _mm512_max_epi32(most, v);
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+        count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
+    }
+    largest = _mm512_reduce_max_epi32(most);
+    memcpy(at, &largest, sizeof largest);
+    at[fixed_padded(K)] = _mm512_reduce_add_ps(sum);
+    memcpy(at + 2 * fixed_padded(K), &count, sizeof count);
 }
 
 /* All columns are counted: the powers of two.  Returns whether W is for here, as far as they tell. */
@@ -242,7 +271,7 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
     char *tile = (char *)(head + 1);
     int32_t turned[FIXED_DIGITS][16][16] __attribute__((aligned(64)));
     float inverse[16];
-    __m512i sums[FIXED_DIGITS];
+    __m512i sums[FIXED_DIGITS], odd[FIXED_DIGITS];
     for (int j = 0; j < 16; ++j) {
         fixed_look look = {0, 0};
         if (j < columns)
@@ -253,7 +282,7 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
         inverse[j] = look.largest ? FIXED_MOST / fixed_float(look.largest) : 0;
     }
     for (int d = 0; d < FIXED_DIGITS; ++d)
-        sums[d] = _mm512_setzero_si512();
+        sums[d] = odd[d] = _mm512_setzero_si512();
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
         for (int j = 0; j < 16; ++j) {
             __m512i v[4], digits[FIXED_DIGITS];
@@ -264,13 +293,19 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
             for (int d = 0; d < FIXED_DIGITS; ++d)
                 _mm512_store_si512(turned[d][j], _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80)));
         }
-        for (int d = 0; d < FIXED_DIGITS; ++d, tile += FIXED_TILE) {
-            f32_pack_block((const float *)turned[d], 16, (float *)tile, 16);
-            for (int q = 0; q < 16; ++q)
-                sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), _mm512_loadu_si512(tile + 64 * q));
+        for (int d = 0; d < FIXED_DIGITS; ++d) {
+            f32_pack_block((const float *)turned[d], 16, (float *)(tile + d * FIXED_LINE), FIXED_FOUR / 4);
+            for (int q = 0; q < 16; q += 2) {
+                const char *line = tile + q * FIXED_FOUR + d * FIXED_LINE;
+                sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), _mm512_loadu_si512(line));
+                odd[d] = _mm512_dpbusd_epi32(odd[d], _mm512_set1_epi8(1), _mm512_loadu_si512(line + FIXED_FOUR));
+            }
         }
+        tile += FIXED_BLOCK;
     }
     /* highest sum: digits 2 and 2; next: 2 and 1, 1 and 2; lowest: 2 and 0, 1 and 1, 0 and 2 */
+    for (int d = 0; d < FIXED_DIGITS; ++d)
+        sums[d] = _mm512_add_epi32(sums[d], odd[d]);
     for (int d = FIXED_DIGITS - 1; d >= 0; --d) {
         __m512i all = sums[FIXED_DIGITS - 1];
         for (int e = d; e < FIXED_DIGITS - 1; ++e)
@@ -298,9 +333,8 @@ static LANES_UNUSED void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_
 static LANES_UNUSED double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
 {
     const char *at = packed + fixed_padded(K) * sizeof(float) + n / 16 * fixed_apart(K);
-    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + k / FIXED_K * FIXED_DIGITS * FIXED_TILE +
-                               k % FIXED_K / 4 * 64 + n % 16 * 4 + k % 4;
-    double v = (digit[2 * FIXED_TILE] * 256.0 + digit[FIXED_TILE]) * 256.0 + digit[0];
+    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + k / 4 * FIXED_FOUR + n % 16 * 4 + k % 4;
+    double v = (digit[2 * FIXED_LINE] * 256.0 + digit[FIXED_LINE]) * 256.0 + digit[0];
     return v * ((const fixed_columns *)at)->unit[n % 16] / 4294967296.0 * ((const float *)packed)[k];
 }
 
@@ -332,26 +366,23 @@ FIXED_INLINE void fixed_row_columns(int groups, const fixed_rows *rows, ptrdiff_
         high[g] = middle[g][0] = middle[g][1] = _mm512_setzero_si512();
         low[g][0] = low[g][1] = low[g][2] = _mm512_setzero_si512();
     }
-    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, tile += FIXED_DIGITS * FIXED_TILE) {
-        ptrdiff_t fours = K - k < FIXED_K ? (K - k + 3) / 4 : FIXED_K / 4;
-        TILE_UNROLL_4 for (ptrdiff_t q = 0; q < fours; ++q) {
-            int32_t four[FIXED_DIGITS];
-            __m512i x[FIXED_DIGITS];
-            for (int d = 0; d < FIXED_DIGITS; ++d) {
-                memcpy(&four[d], a + d * Kp + k + 4 * q, 4);
-                x[d] = _mm512_set1_epi32(four[d]);
-            }
-            TILE_UNROLL for (int g = 0; g < groups; ++g) {
-                const uint8_t *p = tile + g * apart + 64 * q;
-                __m512i low_w = _mm512_loadu_si512(p), middle_w = _mm512_loadu_si512(p + FIXED_TILE);
-                __m512i high_w = _mm512_loadu_si512(p + 2 * FIXED_TILE);
-                low[g][0] = _mm512_dpbusd_epi32(low[g][0], x[2], low_w);
-                low[g][1] = _mm512_dpbusd_epi32(low[g][1], x[1], middle_w);
-                low[g][2] = _mm512_dpbusd_epi32(low[g][2], x[0], high_w);
-                middle[g][0] = _mm512_dpbusd_epi32(middle[g][0], x[2], middle_w);
-                middle[g][1] = _mm512_dpbusd_epi32(middle[g][1], x[1], high_w);
-                high[g] = _mm512_dpbusd_epi32(high[g], x[2], high_w);
-            }
+    TILE_UNROLL_4 for (ptrdiff_t k = 0; k < K; k += 4, tile += FIXED_FOUR) {
+        int32_t four[FIXED_DIGITS];
+        __m512i x[FIXED_DIGITS];
+        for (int d = 0; d < FIXED_DIGITS; ++d) {
+            memcpy(&four[d], a + d * Kp + k, 4);
+            x[d] = _mm512_set1_epi32(four[d]);
+        }
+        TILE_UNROLL for (int g = 0; g < groups; ++g) {
+            const uint8_t *p = tile + g * apart;
+            __m512i low_w = _mm512_loadu_si512(p), middle_w = _mm512_loadu_si512(p + FIXED_LINE);
+            __m512i high_w = _mm512_loadu_si512(p + 2 * FIXED_LINE);
+            low[g][0] = _mm512_dpbusd_epi32(low[g][0], x[2], low_w);
+            low[g][1] = _mm512_dpbusd_epi32(low[g][1], x[1], middle_w);
+            low[g][2] = _mm512_dpbusd_epi32(low[g][2], x[0], high_w);
+            middle[g][0] = _mm512_dpbusd_epi32(middle[g][0], x[2], middle_w);
+            middle[g][1] = _mm512_dpbusd_epi32(middle[g][1], x[1], high_w);
+            high[g] = _mm512_dpbusd_epi32(high[g], x[2], high_w);
         }
     }
     TILE_UNROLL for (int g = 0; g < groups; ++g) {
@@ -400,29 +431,29 @@ LANES_INLINE void fixed_begin(ptrdiff_t rows)
         const uint8_t *const b = a + 16 * each;                                                        \
         AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);                                                         \
         if (ROWS + COLUMNS > 2) { AMX_ZERO(3); AMX_ZERO(4); AMX_ZERO(5); }                             \
-        for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_DIGITS * FIXED_TILE) {                  \
-            AMX_LOAD(7, w + 2 * FIXED_TILE, 64);                                                       \
+        for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {                                \
+            AMX_LOAD(7, w + 2 * FIXED_LINE, FIXED_FOUR);                                               \
             FIXED_LEFT(0) FIXED_DOT(2); FIXED_BELOW(ROWS, 0, 5)                                        \
             FIXED_LEFT(1) FIXED_DOT(1); FIXED_BELOW(ROWS, 1, 4)                                        \
             FIXED_LEFT(2) FIXED_DOT(0); FIXED_BELOW(ROWS, 2, 3)                                        \
             if (ahead) FIXED_FETCH(0)                                                                  \
-            AMX_LOAD(7, w + FIXED_TILE, 64);                                                           \
+            AMX_LOAD(7, w + FIXED_LINE, FIXED_FOUR);                                                   \
             if (ROWS > 1) { FIXED_LEFT(2) }                                                            \
             FIXED_DOT(1); FIXED_BELOW(ROWS, 2, 4)                                                      \
             FIXED_LEFT(1) FIXED_DOT(2); FIXED_BELOW(ROWS, 1, 5)                                        \
             if (ahead) FIXED_FETCH(1)                                                                  \
-            AMX_LOAD(7, w, 64);                                                                        \
+            AMX_LOAD(7, w, FIXED_FOUR);                                                                \
             FIXED_LEFT(2) FIXED_DOT(2); FIXED_BELOW(ROWS, 2, 5)                                        \
-            if (ahead) { FIXED_FETCH(2) ahead += FIXED_DIGITS * FIXED_TILE; }                          \
+            if (ahead) { FIXED_FETCH(2) ahead += FIXED_BLOCK; }                                        \
             if (COLUMNS > 1) {                                                                         \
-                AMX_LOAD(7, w + apart + 2 * FIXED_TILE, 64);                                           \
+                AMX_LOAD(7, w + apart + 2 * FIXED_LINE, FIXED_FOUR);                                   \
                 FIXED_DOT(3);                                                                          \
                 FIXED_LEFT(1) FIXED_DOT(4);                                                            \
                 FIXED_LEFT(0) FIXED_DOT(5);                                                            \
-                AMX_LOAD(7, w + apart + FIXED_TILE, 64);                                               \
+                AMX_LOAD(7, w + apart + FIXED_LINE, FIXED_FOUR);                                       \
                 FIXED_LEFT(1) FIXED_DOT(5);                                                            \
                 FIXED_LEFT(2) FIXED_DOT(4);                                                            \
-                AMX_LOAD(7, w + apart, 64);                                                            \
+                AMX_LOAD(7, w + apart, FIXED_FOUR);                                                    \
                 FIXED_DOT(5);                                                                          \
             }                                                                                          \
         }                                                                                              \
@@ -434,8 +465,8 @@ LANES_INLINE void fixed_begin(ptrdiff_t rows)
 #define FIXED_LEFT(d) AMX_LOAD(6, a + (d) * Kp + k, each);
 #define FIXED_BELOW(ROWS, d, C) if (ROWS > 1) { AMX_LOAD(6, b + (d) * Kp + k, each); FIXED_DOT(C); }
 #define FIXED_FETCH(d)                                                                                 \
-    for (int q = 0; q < FIXED_TILE; q += 64)                                                           \
-        __builtin_prefetch(ahead + (d) * FIXED_TILE + q, 0, 2);
+    for (int q = 0; q < FIXED_BLOCK / 3; q += 64)                                                      \
+        __builtin_prefetch(ahead + (d) * (FIXED_BLOCK / 3) + q, 0, 2);
 
 FIXED_DEFINE(2, 1)
 FIXED_DEFINE(1, 2)
@@ -503,6 +534,10 @@ LANES_INLINE int fixed_add_row(fixed_rows *rows, const float *a, const float *up
     return 0;
 }
 LANES_INLINE void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
 {
     check(0, "no AMX");
 }

@@ -18,6 +18,7 @@ cdef extern from "_fixed.h" nogil:
     bint fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
     ptrdiff_t fixed_padded(ptrdiff_t K)
     void fixed_count_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t K, char *out)
+    void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
     bint fixed_set_powers(ptrdiff_t K, char *out)
     bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
     void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, bint turned, float *to)
@@ -65,27 +66,28 @@ cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, v
 
 
 cdef bint fixed_pack_again(
-    const float *packed, ptrdiff_t K, ptrdiff_t N, bint turned, void *out, float *room
+    const float *w, ptrdiff_t late, const float *packed, bint turned, ptrdiff_t K, ptrdiff_t N, void *out, float *room
 ) noexcept nogil:
-    """`fixed_pack` of a packed matrix (K, N) of _tile.pxd, its last row first where `turned`. room: 16 padded rows."""
+    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, from the last row where `turned`.
+
+    Returns whether it is for here.  room: 16 padded rows.
+    """
     cdef const float *row[16]
-    cdef ptrdiff_t way, p, first, width, j, i
-    for i in range(16):
-        row[i] = room + i * fixed_padded(K)
+    cdef ptrdiff_t p, first, width, j, k
     memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
-    for way in range(2):
-        for p in range(panel_count(<float *> NULL, N)):
-            first = panel_start(<float *> NULL, N, p)
-            width = panel_start(<float *> NULL, N, p + 1) - first
-            for j in range(width):
-                fixed_unpack(packed + first * LANES_F32 * K + j * LANES_F32, width * LANES_F32, K, turned, room)
-                i = (first + j) * LANES_F32
-                if way == 0:
-                    fixed_count_columns(row, min(N - i, <ptrdiff_t> 16), K, <char *> out)
-                elif not fixed_pack_columns(row, min(N - i, <ptrdiff_t> 16), first + j, K, <char *> out):
-                    return False
-        if way == 0 and not fixed_set_powers(K, <char *> out):
-            return False
+    for k in range(K):
+        fixed_count_row(w + (k + late) % K * N, N, k, K, <char *> out)
+    if not fixed_set_powers(K, <char *> out):
+        return False
+    for j in range(16):
+        row[j] = room + j * fixed_padded(K)
+    for p in range(panel_count(<float *> NULL, N)):
+        first = panel_start(<float *> NULL, N, p)
+        width = panel_start(<float *> NULL, N, p + 1) - first
+        for j in range(width):
+            fixed_unpack(packed + first * LANES_F32 * K + j * LANES_F32, width * LANES_F32, K, turned, room)
+            if not fixed_pack_columns(row, min(N - (first + j) * LANES_F32, <ptrdiff_t> 16), first + j, K, <char *> out):
+                return False
     return True
 
 

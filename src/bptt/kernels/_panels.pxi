@@ -225,7 +225,7 @@ cdef class Panels:
                 pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
         if real is float:
             if keep and amx_used:
-                self.pack_digits()
+                self.pack_digits(weight_ih, weight_hh)
             self.fixed_hh = self.fixed_hh and fixed_pack(weight_hh, 0, R, self.N_hh, self.hh)
             if self.fixed_hh:
                 return 0
@@ -258,16 +258,17 @@ cdef class Panels:
             memcpy(<real *> self.biases + N, at[3], N * sizeof(real))
         return 0
 
-    cdef int pack_digits(self) except -1:
+    cdef int pack_digits(self, const float *weight_ih, const float *weight_hh) except -1:
         """Once the panels are packed: whole numbers beside them, where they are wanted."""
         cdef Memory room
         if self.fixed_back_hh or self.fixed_back_ih:
             room = take_memory(16 * fixed_padded(max(self.N_hh, self.N_ih)) * sizeof(float))
             self.fixed_back_hh = self.fixed_back_hh and fixed_pack_again(
-                <const float *> self.back_hh, self.N_hh, self.R, False, self.digits_back_hh, <float *> room.aligned)
-            self.fixed_back_ih = self.fixed_back_ih and fixed_pack_again(
-                <const float *> self.back_ih, self.N_ih, self.I, self.order_ih() < 0, self.digits_back_ih,
+                weight_hh, 0, <const float *> self.back_hh, False, self.N_hh, self.R, self.digits_back_hh,
                 <float *> room.aligned)
+            self.fixed_back_ih = self.fixed_back_ih and fixed_pack_again(
+                weight_ih, self.late, <const float *> self.back_ih, self.order_ih() < 0, self.N_ih, self.I,
+                self.digits_back_ih, <float *> room.aligned)
         return 0
 
     cdef const void *step_back_hh(self) noexcept nogil:
