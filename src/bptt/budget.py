@@ -104,7 +104,7 @@ def _weights(structure: Structure, unit: int, tokens: bool, itemsize: int) -> in
 def _digits(K: int, N: int) -> int:
     """Return the numbers in a (K, N) matrix as kernels/_fixed.h packs it: three bytes and a little for each."""
     padded = -(-K // 64) * 64
-    return padded + -(-N // 16) * (64 + 12 * padded)
+    return padded + -(-N // 16) * (80 + 12 * padded)
 
 
 def _digits_of_rows(K: int) -> int:

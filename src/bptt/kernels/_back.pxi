@@ -101,7 +101,7 @@ cdef void bare_back_step(
     # da_t = (dy_t + carry) f'(a_t)
     cell_backward(w.cell, da, carry, dy, h, rows * R)
     # dh_{t-1} = da_t W_hh
-    step_product(w.fixed_back_hh, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
+    step_product(w.fixed_back_hh, True, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
                  TILE_SET, <const real *> NULL, backwards, room)
 
 
@@ -223,10 +223,10 @@ cdef void back_step(
     if w.normal:
         rec, ld = <const real *> job.d_hh + at_chunk * N, N
     if mask == NULL and w.cell != GRU_BEFORE:
-        step_product(w.fixed_back_hh, chains, rec, ld, rows, w.step_back_hh(), N, R, carry, R,
+        step_product(w.fixed_back_hh, True, chains, rec, ld, rows, w.step_back_hh(), N, R, carry, R,
                      TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1, digits)
     else:
-        step_product(w.fixed_back_hh, chains, rec, ld, rows, w.step_back_hh(), N, R, ds, R,
+        step_product(w.fixed_back_hh, True, chains, rec, ld, rows, w.step_back_hh(), N, R, ds, R,
                      TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1, digits)
         for r in range(rows):
             if mask != NULL:

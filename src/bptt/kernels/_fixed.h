@@ -2,7 +2,8 @@
  *
  * A row of A and a row of W, which is a column of the product, are each a unit, its largest number / MOST, times whole
  * numbers from -MOST to MOST.  Such a number has three digits to the base of 256, from -128 to 127, and six of the nine
- * products of digits are those that count: what is left out is 2^-24 of the largest term.  The sums are exact, so
+ * products of digits are those that count: what is left out is 2^-24 of the largest term.  `fine` products take two more,
+ * for rows of which most numbers are a tenth of the largest, or less: gradients of gates.  The sums are exact, so
  * whatever makes them, the AMX unit (int8) or a vector instruction, and in whatever order, gives the same bits.
  *
  * What is lost is small beside a row's largest numbers, where float32 loses 2^-24 of each.  So that this is the same
@@ -26,9 +27,10 @@
 #include "_tile.h"
 
 #define FIXED_DIGITS 3
+#define FIXED_SUMS 4 /* of products of digits of the same weight, the highest first; the last if fine */
 #define FIXED_K 64
 #define FIXED_MOST 8355700.0f /* 127 * 65536 + 127 * 256 + 127, and what rounding may add */
-#define FIXED_SPREAD 16.0f
+#define FIXED_SPREAD 32.0f
 #define FIXED_LINE 64 /* bytes: 4 k, 16 columns */
 #define FIXED_FOUR (FIXED_DIGITS * FIXED_LINE)
 #define FIXED_BLOCK (FIXED_K / 4 * FIXED_FOUR)
@@ -39,8 +41,8 @@
 #define FIXED_AHEAD (1 << 20) /* bytes of a matrix of which the next columns are fetched while these are used */
 
 typedef struct {
-    int32_t less[FIXED_DIGITS][16]; /* to add to the sums, for the 128 that A's digits are larger */
-    float unit[16];                 /* of W's digits times 2^32, the weight of the highest sum */
+    int32_t less[FIXED_SUMS][16]; /* to add to the sums, for the 128 that A's digits are larger */
+    float unit[16];               /* of W's digits times 2^32, the weight of the highest sum */
 } fixed_columns;
 
 /* Rows of A as digits, and where their products go. */
@@ -261,6 +263,11 @@ static LANES_UNUSED int fixed_set_powers(ptrdiff_t K, char *out)
     return 1;
 }
 
+LANES_INLINE void fixed_set_less(fixed_columns *columns, int sum, __m512i digits)
+{
+    _mm512_storeu_si512(columns->less[sum], _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), digits), 7));
+}
+
 /* Those 16 columns, which are number `group`, once the powers are there; whether they are for here. */
 FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
                                       char *out)
@@ -303,16 +310,13 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
         }
         tile += FIXED_BLOCK;
     }
-    /* highest sum: digits 2 and 2; next: 2 and 1, 1 and 2; lowest: 2 and 0, 1 and 1, 0 and 2 */
+    /* digits 2 and 2; 2 and 1, 1 and 2; 2 and 0, 1 and 1, 0 and 2; 1 and 0, 0 and 1 */
     for (int d = 0; d < FIXED_DIGITS; ++d)
         sums[d] = _mm512_add_epi32(sums[d], odd[d]);
-    for (int d = FIXED_DIGITS - 1; d >= 0; --d) {
-        __m512i all = sums[FIXED_DIGITS - 1];
-        for (int e = d; e < FIXED_DIGITS - 1; ++e)
-            all = _mm512_add_epi32(all, sums[e]);
-        _mm512_storeu_si512(head->less[FIXED_DIGITS - 1 - d],
-                            _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), all), 7));
-    }
+    fixed_set_less(head, 0, sums[2]);
+    fixed_set_less(head, 1, _mm512_add_epi32(sums[2], sums[1]));
+    fixed_set_less(head, 2, _mm512_add_epi32(_mm512_add_epi32(sums[2], sums[1]), sums[0]));
+    fixed_set_less(head, 3, _mm512_add_epi32(sums[1], sums[0]));
     return 1;
 }
 
@@ -338,14 +342,15 @@ static LANES_UNUSED double fixed_number(const char *packed, ptrdiff_t K, ptrdiff
     return v * ((const fixed_columns *)at)->unit[n % 16] / 4294967296.0 * ((const float *)packed)[k];
 }
 
-/* The sums' products with the units, put or added to c: base + (high + 2^-8 middle + 2^-16 low) units. */
-LANES_INLINE void fixed_put_vector(__m512i high, __m512i middle, __m512i low, const fixed_columns *columns, float unit,
+/* The sums' product with the units: base + (high + 2^-8 (middle + 2^-8 (low + 2^-8 lowest))) units; lowest if fine. */
+LANES_INLINE void fixed_put_vector(int fine, const __m512i sums[FIXED_SUMS], const fixed_columns *columns, float unit,
                                    __m512 base, float *c, __mmask16 part)
 {
-    const __m512 digit = _mm512_set1_ps(1 / 256.0f);
-    __m512 v = _mm512_cvtepi32_ps(_mm512_add_epi32(low, _mm512_loadu_si512(columns->less[2])));
-    v = _mm512_fmadd_ps(v, digit, _mm512_cvtepi32_ps(_mm512_add_epi32(middle, _mm512_loadu_si512(columns->less[1]))));
-    v = _mm512_fmadd_ps(v, digit, _mm512_cvtepi32_ps(_mm512_add_epi32(high, _mm512_loadu_si512(columns->less[0]))));
+    __m512 v = _mm512_setzero_ps();
+    for (int n = FIXED_SUMS - 1 - !fine; n >= 0; --n) {
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[n], _mm512_loadu_si512(columns->less[n])));
+        v = n == FIXED_SUMS - 1 - !fine ? sum : _mm512_fmadd_ps(v, _mm512_set1_ps(1 / 256.0f), sum);
+    }
     v = _mm512_mul_ps(v, _mm512_loadu_ps(columns->unit));
     _mm512_mask_storeu_ps(c, part, _mm512_fmadd_ps(v, _mm512_set1_ps(unit), base));
 }
@@ -356,15 +361,15 @@ LANES_INLINE __m512 fixed_base(const float *c, const float *bias, int add, __mma
 }
 
 /* Of one row and 16 or 32 columns. */
-FIXED_INLINE void fixed_row_columns(int groups, const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K,
-                                    ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
+FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows, ptrdiff_t i, const uint8_t *w,
+                                    ptrdiff_t K, ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
 {
     const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K);
     const uint8_t *a = rows->digits + i * rows->each, *tile = w + sizeof(fixed_columns);
-    __m512i high[2], middle[2][2], low[2][3];
+    __m512i high[2], middle[2][2], low[2][3], lowest[2][2];
     for (int g = 0; g < groups; ++g) {
         high[g] = middle[g][0] = middle[g][1] = _mm512_setzero_si512();
-        low[g][0] = low[g][1] = low[g][2] = _mm512_setzero_si512();
+        low[g][0] = low[g][1] = low[g][2] = lowest[g][0] = lowest[g][1] = _mm512_setzero_si512();
     }
     TILE_UNROLL_4 for (ptrdiff_t k = 0; k < K; k += 4, tile += FIXED_FOUR) {
         int32_t four[FIXED_DIGITS];
@@ -377,6 +382,10 @@ FIXED_INLINE void fixed_row_columns(int groups, const fixed_rows *rows, ptrdiff_
             const uint8_t *p = tile + g * apart;
             __m512i low_w = _mm512_loadu_si512(p), middle_w = _mm512_loadu_si512(p + FIXED_LINE);
             __m512i high_w = _mm512_loadu_si512(p + 2 * FIXED_LINE);
+            if (fine) {
+                lowest[g][0] = _mm512_dpbusd_epi32(lowest[g][0], x[1], low_w);
+                lowest[g][1] = _mm512_dpbusd_epi32(lowest[g][1], x[0], middle_w);
+            }
             low[g][0] = _mm512_dpbusd_epi32(low[g][0], x[2], low_w);
             low[g][1] = _mm512_dpbusd_epi32(low[g][1], x[1], middle_w);
             low[g][2] = _mm512_dpbusd_epi32(low[g][2], x[0], high_w);
@@ -388,23 +397,34 @@ FIXED_INLINE void fixed_row_columns(int groups, const fixed_rows *rows, ptrdiff_
     TILE_UNROLL for (int g = 0; g < groups; ++g) {
         float *c = rows->c[i] + n + 16 * g;
         __mmask16 part = fixed_mask(N - n - 16 * g);
-        fixed_put_vector(high[g], _mm512_add_epi32(middle[g][0], middle[g][1]),
-                         _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]),
-                         (const fixed_columns *)(w + g * apart), rows->unit[i],
+        __m512i sums[FIXED_SUMS];
+        sums[0] = high[g];
+        sums[1] = _mm512_add_epi32(middle[g][0], middle[g][1]);
+        sums[2] = _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]);
+        sums[3] = _mm512_add_epi32(lowest[g][0], lowest[g][1]);
+        fixed_put_vector(fine, sums, (const fixed_columns *)(w + g * apart), rows->unit[i],
                          fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part), c, part);
     }
 }
 
-FIXED_FUNCTION void fixed_row_16(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
-                                 ptrdiff_t N, const float *bias, int add)
-{
-    fixed_row_columns(1, rows, i, w, K, n, N, bias, add);
-}
+#define FIXED_DEFINE_ROW(GROUPS, FINE)                                                                 \
+    FIXED_FUNCTION void fixed_row_##GROUPS##FINE(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, \
+                                                 ptrdiff_t n, ptrdiff_t N, const float *bias, int add) \
+    {                                                                                                  \
+        fixed_row_columns(GROUPS, FINE, rows, i, w, K, n, N, bias, add);                               \
+    }
+FIXED_DEFINE_ROW(1, 0)
+FIXED_DEFINE_ROW(2, 0)
+FIXED_DEFINE_ROW(1, 1)
+FIXED_DEFINE_ROW(2, 1)
 
-FIXED_FUNCTION void fixed_row_32(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
-                                 ptrdiff_t N, const float *bias, int add)
+LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
+                            ptrdiff_t N, const float *bias, int add)
 {
-    fixed_row_columns(2, rows, i, w, K, n, N, bias, add);
+    if (groups == 2)
+        (fine ? fixed_row_21 : fixed_row_20)(rows, 0, w, K, n, N, bias, add);
+    else
+        (fine ? fixed_row_11 : fixed_row_10)(rows, 0, w, K, n, N, bias, add);
 }
 
 /* The unit takes as many cycles as its tiles have rows: 7 is of W, the others of A and of sums. */
@@ -419,7 +439,8 @@ LANES_INLINE void fixed_begin(ptrdiff_t rows)
     __asm__ volatile("ldtilecfg %0" ::"m"(c) : "memory");
 }
 
-#define FIXED_DOT(C) __asm__ volatile("tdpbusd %%tmm7, %%tmm6, %%tmm" #C ::: "memory")
+#define FIXED_DOT_WITH(A, C) __asm__ volatile("tdpbusd %%tmm7, %%tmm" #A ", %%tmm" #C ::: "memory")
+#define FIXED_DOT(C) FIXED_DOT_WITH(6, C)
 
 /* The three sums of 16 rows, and of the next 16 if ROWS is 2 or of the same and the next 16 columns if COLUMNS is.
  * ahead: what comes after w, or NULL. */
@@ -472,25 +493,50 @@ FIXED_DEFINE(2, 1)
 FIXED_DEFINE(1, 2)
 FIXED_DEFINE(1, 1)
 
+/* The four sums of 16 rows and 16 columns, if fine. */
+static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
+                                                                       const uint8_t *w, int32_t *sums,
+                                                                       const uint8_t *ahead)
+{
+    AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2); AMX_ZERO(3);
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
+        AMX_LOAD(7, w + 2 * FIXED_LINE, FIXED_FOUR);
+        AMX_LOAD(4, a + k, each); FIXED_DOT_WITH(4, 2);
+        AMX_LOAD(5, a + Kp + k, each); FIXED_DOT_WITH(5, 1);
+        AMX_LOAD(6, a + 2 * Kp + k, each); FIXED_DOT_WITH(6, 0);
+        if (ahead) FIXED_FETCH(0)
+        AMX_LOAD(7, w + FIXED_LINE, FIXED_FOUR);
+        FIXED_DOT_WITH(4, 3); FIXED_DOT_WITH(5, 2); FIXED_DOT_WITH(6, 1);
+        if (ahead) FIXED_FETCH(1)
+        AMX_LOAD(7, w, FIXED_FOUR);
+        FIXED_DOT_WITH(5, 3); FIXED_DOT_WITH(6, 2);
+        if (ahead) { FIXED_FETCH(2) ahead += FIXED_BLOCK; }
+    }
+    AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64); AMX_STORE(3, sums + 768, 64);
+}
+
 /* Sums of 16 rows from i on and 16 columns from n on, which are W's `columns`. */
-static LANES_UNUSED void fixed_put(const fixed_rows *rows, ptrdiff_t i, const int32_t *sums, const fixed_columns *columns,
-                                   ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
+LANES_INLINE void fixed_put(int fine, const fixed_rows *rows, ptrdiff_t i, const int32_t *from,
+                            const fixed_columns *columns, ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
 {
     const __mmask16 part = fixed_mask(N - n);
     const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
-    for (; i < last; ++i, sums += 16) {
+    for (; i < last; ++i, from += 16) {
         float *c = rows->c[i] + n;
-        fixed_put_vector(_mm512_load_si512(sums), _mm512_load_si512(sums + 256), _mm512_load_si512(sums + 512), columns,
-                         rows->unit[i], fixed_base(c, bias ? bias + n : NULL, add || rows->rest[i], part), c, part);
+        __m512i sums[FIXED_SUMS];
+        for (int k = 0; k < FIXED_SUMS - !fine; ++k)
+            sums[k] = _mm512_load_si512(from + 256 * k);
+        fixed_put_vector(fine, sums, columns, rows->unit[i],
+                         fixed_base(c, bias ? bias + n : NULL, add || rows->rest[i], part), c, part);
     }
 }
 
 /* C (rows, N) = bias + A W^T, or C += A W^T; bias: whole vectors, or NULL. */
-static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N,
+static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, int fine,
                                         const float *bias, int add, int backwards)
 {
-    const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16;
-    const ptrdiff_t step = rows->count > 16 ? 1 : 2, steps = (groups + step - 1) / step;
+    const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16, each = rows->each;
+    const ptrdiff_t step = rows->count > 16 || (fine && rows->count > 1) ? 1 : 2, steps = (groups + step - 1) / step;
     const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
     const int fetch = groups * apart >= FIXED_AHEAD;
     int32_t sums[6 * 256] __attribute__((aligned(64)));
@@ -502,25 +548,25 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
         const uint8_t *ahead = fetch && s + 1 < steps ? tile + (backwards ? -step : step) * apart : NULL;
         const fixed_columns *columns = (const fixed_columns *)at, *next = (const fixed_columns *)(at + apart);
         if (rows->count == 1) {
-            if (two)
-                fixed_row_32(rows, 0, at, K, n, N, bias, add);
-            else
-                fixed_row_16(rows, 0, at, K, n, N, bias, add);
+            fixed_row(two ? 2 : 1, fine, rows, at, K, n, N, bias, add);
             continue;
         }
-        for (ptrdiff_t i = 0; i < rows->count; i += 32) {
-            const uint8_t *a = rows->digits + i * rows->each;
-            if (rows->count - i > 16) {
-                fixed_multiply_21(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
-                fixed_put(rows, i, sums, columns, n, N, bias, add);
-                fixed_put(rows, i + 16, sums + 768, columns, n, N, bias, add);
+        for (ptrdiff_t i = 0; i < rows->count; i += fine ? 16 : 32, ahead = NULL) {
+            const uint8_t *a = rows->digits + i * each;
+            if (fine) {
+                fixed_multiply_fine(a, each, Kp, tile, sums, ahead);
+                fixed_put(1, rows, i, sums, columns, n, N, bias, add);
+            } else if (rows->count - i > 16) {
+                fixed_multiply_21(a, each, Kp, tile, apart, sums, ahead);
+                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
+                fixed_put(0, rows, i + 16, sums + 768, columns, n, N, bias, add);
             } else if (two) {
-                fixed_multiply_12(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
-                fixed_put(rows, i, sums, columns, n, N, bias, add);
-                fixed_put(rows, i, sums + 768, next, n + 16, N, bias, add);
+                fixed_multiply_12(a, each, Kp, tile, apart, sums, ahead);
+                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
+                fixed_put(0, rows, i, sums + 768, next, n + 16, N, bias, add);
             } else {
-                fixed_multiply_11(a, rows->each, Kp, tile, apart, sums, i ? NULL : ahead);
-                fixed_put(rows, i, sums, columns, n, N, bias, add);
+                fixed_multiply_11(a, each, Kp, tile, apart, sums, ahead);
+                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
             }
         }
     }
@@ -561,7 +607,7 @@ LANES_INLINE double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, p
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N,
+LANES_INLINE void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, int fine,
                                  const float *bias, int add, int backwards)
 {
     check(0, "no AMX");

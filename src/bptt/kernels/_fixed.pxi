@@ -23,7 +23,7 @@ cdef extern from "_fixed.h" nogil:
     bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
     void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, bint turned, float *to)
     double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
-    void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, const float *bias,
+    void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine, const float *bias,
                         bint add, bint backwards)
 
 cdef enum:
@@ -100,9 +100,10 @@ cdef inline ptrdiff_t fixed_room(ptrdiff_t K, ptrdiff_t rows) noexcept nogil:
 
 cdef void fixed_product(
     const float *a, ptrdiff_t a_row, ptrdiff_t rows, ptrdiff_t sets, ptrdiff_t a_set, const void *packed, ptrdiff_t K,
-    ptrdiff_t N, float *c, ptrdiff_t ldc, ptrdiff_t c_set, int start, const float *bias, bint backwards, void *room
+    ptrdiff_t N, bint fine, float *c, ptrdiff_t ldc, ptrdiff_t c_set, int start, const float *bias, bint backwards,
+    void *room
 ) noexcept nogil:
-    """`product` with a matrix that `fixed_pack` has packed.  room: see `fixed_room`."""
+    """`product` with a matrix that `fixed_pack` has packed; fine: see _fixed.h. room: see `fixed_room`."""
     cdef fixed_rows some
     cdef ptrdiff_t most = ceil_div(rows * sets, ceil_div(rows * sets, FIXED_TOGETHER)), s, r
     some.count, some.each = 0, fixed_each(K)
@@ -113,10 +114,10 @@ cdef void fixed_product(
             if not fixed_add_row(&some, a + s * a_set + r * a_row, <const float *> packed, K, c + s * c_set + r * ldc):
                 fixed_one_by_one(a + s * a_set + r * a_row, packed, K, N, c + s * c_set + r * ldc, start, bias)
             elif some.count >= most:
-                fixed_multiply(&some, <const char *> packed, K, N, bias, start == TILE_ADD, backwards)
+                fixed_multiply(&some, <const char *> packed, K, N, fine, bias, start == TILE_ADD, backwards)
                 some.count = 0
     if some.count:
-        fixed_multiply(&some, <const char *> packed, K, N, bias, start == TILE_ADD, backwards)
+        fixed_multiply(&some, <const char *> packed, K, N, fine, bias, start == TILE_ADD, backwards)
 
 
 cdef void fixed_one_by_one(
@@ -133,12 +134,12 @@ cdef void fixed_one_by_one(
 
 
 cdef inline void step_product(
-    bint fixed, int chains, const real *a, ptrdiff_t a_row, ptrdiff_t rows, const void *packed, ptrdiff_t K, ptrdiff_t N,
-    real *c, ptrdiff_t ldc, int start, const real *bias, bint backwards, void *room
+    bint fixed, bint fine, int chains, const real *a, ptrdiff_t a_row, ptrdiff_t rows, const void *packed, ptrdiff_t K,
+    ptrdiff_t N, real *c, ptrdiff_t ldc, int start, const real *bias, bint backwards, void *room
 ) noexcept nogil:
     """`product` of a single set of rows, in whole numbers if said so."""
     if real is float:
         if fixed:
-            fixed_product(a, a_row, rows, 1, 0, packed, K, N, c, ldc, 0, start, bias, backwards, room)
+            fixed_product(a, a_row, rows, 1, 0, packed, K, N, fine, c, ldc, 0, start, bias, backwards, room)
             return
     product(chains, a, a_row, 1, rows, 1, 0, <const real *> packed, K, N, c, ldc, 0, start, bias, backwards)

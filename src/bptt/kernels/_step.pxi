@@ -22,7 +22,7 @@ cdef void bare_step(
 ) noexcept nogil:
     """`step` of a bare cell: what all cells need would cost as much as a step of a few units."""
     cdef ptrdiff_t R = w.R
-    step_product(w.fixed_hh, chains_for(<real *> NULL, R, R), h_before, R, rows, w.hh, R, R, a, R, TILE_ADD,
+    step_product(w.fixed_hh, False, chains_for(<real *> NULL, R, R), h_before, R, rows, w.hh, R, R, a, R, TILE_ADD,
                  <const real *> NULL, backwards, room)
     cell_forward(w.cell, a, h, rows * R)
 
@@ -58,7 +58,7 @@ cdef void step(
     if w.normal:
         if normed == NULL:
             normed = room
-        step_product(w.fixed_hh, chains, masked, R, rows, w.hh, R, w.N_hh, normed, w.N_hh, TILE_SET,
+        step_product(w.fixed_hh, False, chains, masked, R, rows, w.hh, R, w.N_hh, normed, w.N_hh, TILE_SET,
                      <const real *> NULL, backwards, digits)
         for r in range(rows):
             scale = normalise(normed + r * w.N_hh, w.N_hh)
@@ -67,7 +67,7 @@ cdef void step(
             scale_add(normed + r * w.N_hh, <const real *> w.gain_hh, a + r * S + w.from_hh, a + r * S + w.from_hh,
                       w.N_hh)
     else:
-        step_product(w.fixed_hh, chains, masked, R, rows, w.hh, R, w.N_hh, a + w.from_hh, S, TILE_ADD,
+        step_product(w.fixed_hh, False, chains, masked, R, rows, w.hh, R, w.N_hh, a + w.from_hh, S, TILE_ADD,
                      <const real *> NULL, backwards, digits)
     # h_t from a_t
     if w.cell <= IDENTITY:
@@ -148,7 +148,7 @@ cdef void whole_step(
         if tokens == NULL:
             if w.normal:
                 bias = NULL
-            step_product(w.fixed_ih, 1, x, I, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
+            step_product(w.fixed_ih, False, 1, x, I, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
         if more_input(w):
             input_rows(w, rows, a, <real *> NULL, <real *> NULL)
         step(w, rows, backwards, a, h_before, c_before, h, c, <const real *> NULL, <real *> NULL, <real *> NULL, room)

@@ -171,7 +171,7 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 count, sets = rows * sets, 1
             if w.fixed_ih:
                 if real is float:
-                    fixed_product(x + (start * B + first) * I, I, count, sets, B * I, ih, I, N, base, S, each * S,
+                    fixed_product(x + (start * B + first) * I, I, count, sets, B * I, ih, I, N, False, base, S, each * S,
                                   TILE_SET, bias, False, room)
             elif w.given_ih != NULL:
                 packing_product(x + (start * B + first) * I, I, count, sets, B * I, <const real *> w.given_ih, w.late,
@@ -262,7 +262,7 @@ cdef void unroll_apart(
                 end = s
                 break
         if not w.tokens and k:
-            step_product(w.fixed_ih, 1, x, I, k, ih, I, N, a, S, TILE_SET, bias, False, room)
+            step_product(w.fixed_ih, False, 1, x, I, k, ih, I, N, a, S, TILE_SET, bias, False, room)
         if more_input(w):
             input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih)
         k = 0
