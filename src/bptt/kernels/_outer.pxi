@@ -122,7 +122,9 @@ cdef void scatter_rows(
 
 
 cdef enum:
-    SUMS = 64  # columns summed at once, in double: a float32 sum of hundreds of rows would be the least accurate result
+    # Columns summed at once, in double: a float32 sum of hundreds of rows would be the least accurate result. Whole rows
+    # of most layers: 64 columns at a time took 4 ms of 57 (LSTM, 100 steps, 32 rows, 256 units).
+    SUMS = 1024
 
 
 cdef void column_sums(
@@ -133,7 +135,7 @@ cdef void column_sums(
     cdef double s[SUMS]
     while j < N:
         width = min(N - j, <ptrdiff_t> SUMS)
-        memset(s, 0, sizeof(s))
+        memset(s, 0, width * sizeof(double))
         for r in range(rows):
             for k in range(width):
                 s[k] = s[k] + v[r * ld + j + k]
@@ -157,7 +159,7 @@ cdef void gain_sums(
     cdef double sums[SUMS]
     while j < N:
         width = min(N - j, <ptrdiff_t> SUMS)
-        memset(sums, 0, sizeof(sums))
+        memset(sums, 0, width * sizeof(double))
         row = 0
         for s in range(start, end):
             for r in range(course.alive(s)):
@@ -181,7 +183,8 @@ cdef void peephole_sums(
     cdef double sums[3][SUMS]
     while j < H:
         width = min(H - j, <ptrdiff_t> SUMS)
-        memset(sums, 0, sizeof(sums))
+        for gate in range(3):
+            memset(sums[gate], 0, width * sizeof(double))
         row = 0
         for s in range(start, end):
             for r in range(course.alive(s)):
