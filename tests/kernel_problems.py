@@ -204,9 +204,8 @@ def widened(p):
         return tuple(None if a is None else a.astype(np.float64) for a in arrays)
 
     x, dy = wide((p.x, p.dy))
-    return replace(
-        p, x=x, state=wide(p.state), weights=Weights(*wide(p.weights)), dy=dy, dfinal=p.dfinal and wide(p.dfinal)
-    )
+    dfinal = p.dfinal and wide(p.dfinal)
+    return replace(p, x=x, state=wide(p.state), weights=Weights(*wide(p.weights)), dy=dy, dfinal=dfinal)
 
 
 def error(result, wanted):

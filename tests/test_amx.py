@@ -1,4 +1,4 @@
-"""Weight gradients on the AMX unit: as accurate as those of the tile, and numbers that the unit can't take."""
+"""Weight gradients on the AMX unit: as accurate as on the tile, and numbers that the unit can't take."""
 
 from __future__ import annotations
 

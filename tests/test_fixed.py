@@ -1,5 +1,4 @@
-"""Products in whole numbers: as accurate as those of the tile, the same bits for a row alone, and rows and matrices
-that whole numbers don't suit."""
+"""Products in whole numbers: as accurate as on the tile, the same bits for a row alone, what they don't suit."""
 
 from __future__ import annotations
 
@@ -48,8 +47,8 @@ def with_weights(p, **weights):
 def test_no_less_accurate_than_the_tile(cell, sizes):
     """Rows for the vector instruction, for one, two and many tiles of the unit; columns of all remainders.
 
-    A sum of few terms is rounded at the size of its largest factors, which the tile does better; the second bound
-    is for those.
+    A sum of few terms is rounded at the size of its largest factors, which the tile does better; the second
+    bound is for those.
     """
     p = problem(*sizes, cell=cell, dtype=np.float32)
     ours, tile, wanted = whole(p), on_tile(p), results(widened(p))

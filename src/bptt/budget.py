@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 CHUNK = 256
 #: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
-#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit, whose
-#: parts take half as much again; and from which they may pack it as whole numbers, of which so many rows meet it at once.
+#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit
+#: (parts take half as much again), and from which they may pack it as whole numbers (so many rows meet it).
 SPLIT, PARTS, DIGITS, DIGITS_ROWS = 10_000, 1.5, 16_000, 224
 #: Batch rows that they take through time together.
 TOGETHER = 96
@@ -95,14 +95,14 @@ def _weights(structure: Structure, unit: int, tokens: bool, itemsize: int) -> in
     back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
     tables = 2 * N * I + I * (N + PADDING) if tokens and unit < structure.directions else 0
     if itemsize == 4 and N * max(I, R) >= DIGITS:
-        # forwards at most what they take more than packed as they are; backwards beside those, and rows to pack from
+        # forwards what they take more than panels; backwards beside panels, and rows to pack from
         packed += max(_digits(I, N) - N * I, 0) + max(_digits(R, N) - N * R, 0)
         back += _digits(N, I) + _digits(N, R) + 16 * (N + PADDING)
     return own + packed + back + tables
 
 
 def _digits(K: int, N: int) -> int:
-    """Return the numbers in a (K, N) matrix as kernels/_fixed.h packs it: three bytes and a little for each."""
+    """Return the numbers in a (K, N) matrix as kernels/_fixed.h packs it: three bytes and a little each."""
     padded = -(-K // 64) * 64
     return padded + -(-N // 16) * (80 + 12 * padded)
 

@@ -1,5 +1,5 @@
-# Weight gradients on the AMX unit, see _amx.h.  They are sums over all rows: what decides between it and the tile may be
-# anything that doesn't depend on the number of threads.
+# Weight gradients on the AMX unit, see _amx.h.  They are sums over all rows: what decides between it and the tile may
+# be anything that doesn't depend on the number of threads.
 
 cdef extern from "_amx.h" nogil:
     const bint AMX_BUILT

@@ -85,7 +85,8 @@ cdef class BpttJob(Job):
 
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
-    return rows * (w.R + w.R + w.H + w.H) + (ceil_div(fixed_room(w.N_hh, rows), sizeof(float)) if w.fixed_back_hh else 0)
+    cdef ptrdiff_t digits = ceil_div(fixed_room(w.N_hh, rows), sizeof(float)) if w.fixed_back_hh else 0
+    return rows * (w.R + w.R + w.H + w.H) + digits
 
 
 cdef void bare_back_step(
