@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from dataclasses import replace
 
 import mpmath
 import numpy as np
 import pytest
 from kernel_problems import differing, problem, results, widened
-from ulp import FUNCTIONS, ULP, digits, errors, rounded, wide
 from thresholds import EVERYWHERE
+from ulp import FUNCTIONS, ULP, digits, errors, rounded, wide
 
 from bptt import kernels
 from bptt.arrays import Weights

@@ -1,4 +1,4 @@
-"""Products in whole numbers: as accurate as on the tile, the same bits for a row alone, what they don't suit."""
+"""Products in whole numbers: as accurate as on the tile, a row's bits anywhere, numbers they don't suit."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ cdef extern from "_fixed.h" nogil:
     bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
     void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, bint turned, float *to)
     double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
-    void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine, const float *bias,
-                        bint add, bint backwards)
+    void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine,
+                        const float *bias, bint add, bint backwards)
 
 cdef enum:
     # A row alone takes no longer than with the tile from here on: what is smaller is in the nearest cache.
@@ -47,7 +47,7 @@ cdef bint fixed_wants(ptrdiff_t least, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
 
 
 cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, void *out) noexcept nogil:
-    """w^T, w (N, K); column j is row (j + late) mod N. Returns whether it is for here; if not, out may hold anything."""
+    """w^T, w (N, K); column j is row (j + late) mod N. Returns whether it is for here; if not, out holds anything."""
     cdef const float *row[16]
     cdef ptrdiff_t way, n, columns, j
     memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
@@ -68,12 +68,12 @@ cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, v
 cdef bint fixed_pack_again(
     const float *w, ptrdiff_t late, const float *packed, bint turned, ptrdiff_t K, ptrdiff_t N, void *out, float *room
 ) noexcept nogil:
-    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, from the last row where `turned`.
+    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, the last row first if `turned`.
 
     Returns whether it is for here.  room: 16 padded rows.
     """
     cdef const float *row[16]
-    cdef ptrdiff_t p, first, width, j, k
+    cdef ptrdiff_t p, first, width, columns, j, k
     memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
     for k in range(K):
         fixed_count_row(w + (k + late) % K * N, N, k, K, <char *> out)
@@ -86,7 +86,8 @@ cdef bint fixed_pack_again(
         width = panel_start(<float *> NULL, N, p + 1) - first
         for j in range(width):
             fixed_unpack(packed + first * LANES_F32 * K + j * LANES_F32, width * LANES_F32, K, turned, room)
-            if not fixed_pack_columns(row, min(N - (first + j) * LANES_F32, <ptrdiff_t> 16), first + j, K, <char *> out):
+            columns = min(N - (first + j) * LANES_F32, <ptrdiff_t> 16)
+            if not fixed_pack_columns(row, columns, first + j, K, <char *> out):
                 return False
     return True
 

@@ -9,7 +9,8 @@ cdef ptrdiff_t digits_room(Panels w, ptrdiff_t rows, ptrdiff_t at_once) noexcept
 
 cdef ptrdiff_t step_room(Panels w, ptrdiff_t rows, ptrdiff_t at_once, bint masked) noexcept nogil:
     """Numbers of working memory that `step` wants, and input products of so many rows at once."""
-    return digits_room(w, rows, at_once) + rows * ((w.R if masked else 0) + (w.H if w.projected else 0) + (w.N_hh if w.normal else 0))
+    cdef ptrdiff_t row = (w.R if masked else 0) + (w.H if w.projected else 0) + (w.N_hh if w.normal else 0)
+    return digits_room(w, rows, at_once) + rows * row
 
 
 cdef inline bint bare(Panels w) noexcept nogil:

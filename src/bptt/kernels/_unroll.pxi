@@ -171,8 +171,8 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 count, sets = rows * sets, 1
             if w.fixed_ih:
                 if real is float:
-                    fixed_product(x + (start * B + first) * I, I, count, sets, B * I, ih, I, N, False, base, S, each * S,
-                                  TILE_SET, bias, False, room)
+                    fixed_product(x + (start * B + first) * I, I, count, sets, B * I, ih, I, N, False, base, S,
+                                  each * S, TILE_SET, bias, False, room)
             elif w.given_ih != NULL:
                 packing_product(x + (start * B + first) * I, I, count, sets, B * I, <const real *> w.given_ih, w.late,
                                 I, N, base, S, each * S, bias, panel)
