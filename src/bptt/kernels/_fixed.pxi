@@ -68,7 +68,7 @@ cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, v
 cdef bint fixed_pack_again(
     const float *w, ptrdiff_t late, const float *packed, bint turned, ptrdiff_t K, ptrdiff_t N, void *out, float *room
 ) noexcept nogil:
-    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, the last row first if `turned`.
+    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, last row first if `turned`.
 
     Returns whether it is for here.  room: 16 padded rows.
     """
