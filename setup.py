@@ -75,7 +75,7 @@ if ABI3:
 
 
 def extensions():
-    headers = ["_amx", "_checked", "_fixed", "_lanes", "_memory", "_pack", "_share", "_split", "_tile", "cpu"]
+    headers = ["_amx", "_checked", "_digits", "_fixed", "_lanes", "_memory", "_pack", "_share", "_split", "_tile", "cpu"]
     return [
         Extension(
             f"bptt.kernels.{module}",

@@ -1,4 +1,4 @@
-# Products with a weight matrix in whole numbers, see _fixed.h.
+# Products with a weight matrix in whole numbers, see _digits.h and _fixed.h.
 #
 # A row has the same bits wherever it stands, alone or in a batch, so what decides between this and the tile is the
 # matrix that it is multiplied by.
@@ -104,7 +104,7 @@ cdef void fixed_product(
     ptrdiff_t N, bint fine, float *c, ptrdiff_t ldc, ptrdiff_t c_set, int start, const float *bias, bint backwards,
     void *room
 ) noexcept nogil:
-    """`product` with a matrix that `fixed_pack` has packed; fine: see _fixed.h. room: see `fixed_room`."""
+    """`product` with a matrix that `fixed_pack` has packed; fine: see _digits.h. room: see `fixed_room`."""
     cdef fixed_rows some
     cdef ptrdiff_t most = ceil_div(rows * sets, ceil_div(rows * sets, FIXED_TOGETHER)), s, r
     some.count, some.each = 0, fixed_each(K)

@@ -1,0 +1,378 @@
+/* Operands of products of float32 matrices in whole numbers of 24 bits, C (rows, N) = A (rows, K) W^T, W (N, K).
+ *
+ * A row of A and a row of W, which is a column of the product, are each a unit, its largest number / MOST, times whole
+ * numbers from -MOST to MOST.  Such a number has three digits to the base of 256, from -128 to 127, and six of the nine
+ * products of digits are those that count: what is left out is 2^-24 of the largest term.  `fine` products take two more,
+ * for rows of which most numbers are a tenth of the largest, or less: gradients of gates.  The sums are exact, so
+ * whatever makes them, the AMX unit (int8) or a vector instruction, and in whatever order, gives the same bits.
+ *
+ * What is lost is small beside a row's largest numbers, where float32 loses 2^-24 of each.  So that this is the same
+ * for numbers of the size that rows have:
+ *   - Each k has a power of two, by which W is divided and A multiplied, that makes the largest W[n, k] of all n about 1:
+ *     features of other sizes, whose weights make up for it, are alike here.
+ *   - A row of A whose largest number is FIXED_SPREAD times the mean of those that are not 0 is taken twice: its highest
+ *     digits alone, of whose products none is left out, and what they leave of it; and that again, up to FIXED_TIMES.
+ *   - One that has inf or NaN in it, or is near the end of float32's range, is multiplied number by number.
+ *   - A matrix W with such a row, or such numbers for some k, is not for here, but for the tile of _tile.h.
+ *
+ * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [4 k] [digit, the lowest
+ * first] [16 columns] [k]; a tile of the unit is every third line of 64 k.  Those of A are offset by 128, as the vector
+ * instruction wants them: [row] [digit] [K].
+ */
+#ifndef BPTT_DIGITS_H
+#define BPTT_DIGITS_H
+
+#include "_amx.h"
+#include "_pack.h"
+
+#define FIXED_DIGITS 3
+#define FIXED_SUMS 4 /* of products of digits of the same weight, the highest first; the last if fine */
+#define FIXED_K 64
+#define FIXED_MOST 8355700.0f /* 127 * 65536 + 127 * 256 + 127, and what rounding may add */
+#define FIXED_SPREAD 32.0f
+#define FIXED_LINE 64 /* bytes: 4 k, 16 columns */
+#define FIXED_FOUR (FIXED_DIGITS * FIXED_LINE)
+#define FIXED_BLOCK (FIXED_K / 4 * FIXED_FOUR)
+#define FIXED_TOGETHER 192 /* rows that read a matrix once */
+#define FIXED_TIMES 4
+#define FIXED_ROWS 224 /* as many, one of them taken FIXED_TIMES, in whole pairs of tiles */
+#define FIXED_LONGEST 16384 /* K: of more terms a sum could leave the range of 32 bits */
+
+typedef struct {
+    int32_t less[FIXED_SUMS][16]; /* to add to the sums, for the 128 that A's digits are larger */
+    float unit[16];               /* of W's digits times 2^32, the weight of the highest sum */
+} fixed_columns;
+
+/* Rows of A as digits, and where their products go. */
+typedef struct {
+    float *c[FIXED_ROWS];
+    float unit[FIXED_ROWS];
+    uint8_t rest[FIXED_ROWS]; /* whether it is what another has left, and is added to it */
+    ptrdiff_t count, each;    /* bytes from one row's digits to the next ones */
+    uint8_t *digits;
+    float *left; /* padded K to work in */
+} fixed_rows;
+
+LANES_INLINE ptrdiff_t fixed_padded(ptrdiff_t K) { return (K + FIXED_K - 1) / FIXED_K * FIXED_K; }
+
+/* Bytes from 16 columns to the next. */
+LANES_INLINE ptrdiff_t fixed_apart(ptrdiff_t K)
+{
+    return (ptrdiff_t)sizeof(fixed_columns) + fixed_padded(K) / 4 * FIXED_FOUR;
+}
+
+LANES_INLINE ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
+{
+    return fixed_padded(K) * (ptrdiff_t)sizeof(float) + (N + 15) / 16 * fixed_apart(K);
+}
+
+/* Bytes of the digits of a row of A: an odd number of lines, so that 16 rows fall on as many cache sets. */
+LANES_INLINE ptrdiff_t fixed_each(ptrdiff_t K) { return (fixed_padded(K) * FIXED_DIGITS / 64 | 1) * 64; }
+
+#if AMX_BUILT
+#define FIXED_INLINE static inline __attribute__((always_inline, unused, target("avx512vnni,avx512vbmi")))
+#define FIXED_FUNCTION static __attribute__((noinline, unused, target("avx512vnni,avx512vbmi")))
+
+/* Bits of what the largest number of a row may be, and of what is left of it: units and their inverses are in range. */
+#define FIXED_LEAST (31 << 23)        /* 2^-96 */
+#define FIXED_LARGEST (223 << 23)     /* 2^96, of A */
+#define FIXED_LARGEST_W (157 << 23)   /* 2^30, of W over its powers */
+#define FIXED_NOTHING (27 << 23)      /* 2^-100 */
+
+LANES_INLINE __mmask16 fixed_mask(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+
+LANES_INLINE __m512i fixed_size_bits(__m512 v)
+{
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* 16 numbers of a row times their powers of two, or divided by them, or with NULL as they are; 0 from K on. */
+LANES_INLINE __m512 fixed_get(const float *a, const float *up, int divide, ptrdiff_t k, ptrdiff_t K)
+{
+    __m512 v = _mm512_maskz_loadu_ps(fixed_mask(K - k), a + k);
+    if (up) {
+        __m512i power = _mm512_loadu_si512(up + k);
+        if (divide)
+            power = _mm512_sub_epi32(_mm512_set1_epi32(254 << 23), power);
+        v = _mm512_mul_ps(v, _mm512_castsi512_ps(power));
+    }
+    return v;
+}
+
+typedef struct { int largest, spread; } fixed_look; /* bits of the largest |number|; whether it is large beside others */
+
+LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, ptrdiff_t K)
+{
+    fixed_look look;
+    __m512i most = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    float largest, mean;
+    int count = (int)K;
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+        most = _mm512_max_epi32(most, v);
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+    }
+    look.largest = _mm512_reduce_max_epi32(most);
+    memcpy(&largest, &look.largest, sizeof largest);
+    mean = _mm512_reduce_add_ps(sum) * FIXED_SPREAD;
+    if (largest * (float)count > mean) { /* unless it is zeros that make the mean so small */
+        count = 0;
+        for (ptrdiff_t k = 0; k < K; k += 16) {
+            __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+            count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
+        }
+    }
+    look.spread = largest * (float)count > mean;
+    return look;
+}
+
+LANES_INLINE float fixed_float(int bits)
+{
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* Digits of 64 numbers, in units, plus 128 each. */
+FIXED_INLINE void fixed_digits(const __m512i v[4], __m512i to[FIXED_DIGITS])
+{
+    /* the four bytes of 16 numbers, the lowest of all first */
+    const __m512i order = _mm512_set_epi32(
+        0x3f3b3733, 0x2f2b2723, 0x1f1b1713, 0x0f0b0703, 0x3e3a3632, 0x2e2a2622, 0x1e1a1612, 0x0e0a0602,
+        0x3d393531, 0x2d292521, 0x1d191511, 0x0d090501, 0x3c383430, 0x2c282420, 0x1c181410, 0x0c080400);
+    __m512i u[4];
+    for (int i = 0; i < 4; ++i)
+        u[i] = _mm512_permutexvar_epi8(order, _mm512_add_epi32(v[i], _mm512_set1_epi32(0x808080)));
+    __m512i low = _mm512_shuffle_i32x4(u[0], u[1], 0x44), low_2 = _mm512_shuffle_i32x4(u[2], u[3], 0x44);
+    __m512i high = _mm512_shuffle_i32x4(u[0], u[1], 0xee), high_2 = _mm512_shuffle_i32x4(u[2], u[3], 0xee);
+    to[0] = _mm512_shuffle_i32x4(low, low_2, 0x88);
+    to[1] = _mm512_shuffle_i32x4(low, low_2, 0xdd);
+    to[2] = _mm512_shuffle_i32x4(high, high_2, 0x88);
+}
+
+/* A row into `rows`, or its highest digits alone, what they leave of it going to rows->left. */
+FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float largest,
+                                   int highest, float *c, int rest)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    const float most = highest ? 127.0f : FIXED_MOST, one = largest / most;
+    const __m512 inverse = _mm512_set1_ps(largest > 0 ? most / largest : 0);
+    uint8_t *to = rows->digits + rows->count * rows->each;
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        __m512i v[4], digits[FIXED_DIGITS];
+        for (int i = 0; i < 4; ++i) {
+            __m512 x = fixed_get(a, up, 0, k + 16 * i, K);
+            v[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+            if (highest) {
+                x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(v[i]), _mm512_set1_ps(one), x);
+                _mm512_storeu_ps(rows->left + k + 16 * i, x);
+                v[i] = _mm512_slli_epi32(v[i], 16);
+            }
+        }
+        fixed_digits(v, digits);
+        for (int d = 0; d < FIXED_DIGITS; ++d)
+            _mm512_storeu_si512(to + d * Kp + k, digits[d]);
+    }
+    rows->c[rows->count] = c;
+    rows->unit[rows->count] = highest ? one / 65536 : one;
+    rows->rest[rows->count] = (uint8_t)rest;
+    rows->count += 1;
+}
+
+/* A row of A into `rows`, which has room for it FIXED_TIMES; 0 where it is not for here. */
+FIXED_FUNCTION int fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
+{
+    fixed_look look = fixed_at(a, up, 0, K);
+    if (look.largest && (look.largest < FIXED_LEAST || look.largest >= FIXED_LARGEST))
+        return 0;
+    for (int rest = 0; rest == 0 || look.largest >= FIXED_NOTHING; ++rest) {
+        if (!look.spread || rest == FIXED_TIMES - 1) {
+            fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 0, c, rest > 0);
+            break;
+        }
+        fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 1, c, rest > 0);
+        a = rows->left;
+        up = NULL;
+        look = fixed_at(a, up, 0, K);
+    }
+    return 1;
+}
+
+/* Of each k of 16 columns of W, or fewer: the largest |W[n, k]|, their sum, how many are not 0.  out: (3, Kp), 0 at first,
+ * where W will go; row[j]: the K numbers of a column. */
+static LANES_UNUSED void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        float *at = (float *)out + k;
+        __m512i most = _mm512_loadu_si512(at), count = _mm512_loadu_si512(at + 2 * Kp);
+        __m512 sum = _mm512_loadu_ps(at + Kp);
+        __mmask16 part = fixed_mask(K - k);
+        for (ptrdiff_t j = 0; j < columns; ++j) {
+            __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(part, row[j] + k));
+            most = _mm512_max_epi32(most, v);
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+            count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
+        }
+        _mm512_storeu_si512(at, most);
+        _mm512_storeu_ps(at + Kp, sum);
+        _mm512_storeu_si512(at + 2 * Kp, count);
+    }
+}
+
+/* Of one k of N columns. */
+static LANES_UNUSED void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+{
+    float *at = (float *)out + k;
+    __m512i most = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    int32_t count = 0, largest;
+    for (ptrdiff_t n = 0; n < N; n += 16) {
+        __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(fixed_mask(N - n), row + n));
+        most = _mm512_max_epi32(most, v);
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+        count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
+    }
+    largest = _mm512_reduce_max_epi32(most);
+    memcpy(at, &largest, sizeof largest);
+    at[fixed_padded(K)] = _mm512_reduce_add_ps(sum);
+    memcpy(at + 2 * fixed_padded(K), &count, sizeof count);
+}
+
+/* All columns are counted: the powers of two.  Returns whether W is for here, as far as they tell. */
+static LANES_UNUSED int fixed_set_powers(ptrdiff_t K, char *out)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    float *up = (float *)out;
+    for (ptrdiff_t k = 0; k < Kp; k += 16) {
+        __m512i most = _mm512_loadu_si512(up + k), exponent = _mm512_srli_epi32(most, 23);
+        __m512 all = _mm512_mul_ps(_mm512_castsi512_ps(most),
+                                   _mm512_cvtepi32_ps(_mm512_loadu_si512(up + 2 * Kp + k)));
+        if (_mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(255 << 23)) ||
+            _mm512_cmp_ps_mask(all, _mm512_mul_ps(_mm512_loadu_ps(up + Kp + k), _mm512_set1_ps(FIXED_SPREAD)),
+                               _CMP_GT_OQ))
+            return 0;
+        /* the largest number over its power is from 1/2 to 1 */
+        exponent = _mm512_min_epi32(_mm512_max_epi32(exponent, _mm512_set1_epi32(66)), _mm512_set1_epi32(186));
+        exponent = _mm512_mask_mov_epi32(exponent, _mm512_testn_epi32_mask(most, most), _mm512_set1_epi32(126));
+        _mm512_storeu_si512(up + k, _mm512_slli_epi32(_mm512_add_epi32(exponent, _mm512_set1_epi32(1)), 23));
+    }
+    return 1;
+}
+
+LANES_INLINE void fixed_set_less(fixed_columns *columns, int sum, __m512i digits)
+{
+    _mm512_storeu_si512(columns->less[sum], _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), digits), 7));
+}
+
+/* Those 16 columns, which are number `group`, once the powers are there; whether they are for here. */
+FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
+                                      char *out)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    const float *up = (const float *)out;
+    fixed_columns *head = (fixed_columns *)(out + Kp * sizeof(float) + group * fixed_apart(K));
+    char *tile = (char *)(head + 1);
+    int32_t turned[FIXED_DIGITS][16][16] __attribute__((aligned(64)));
+    float inverse[16];
+    __m512i sums[FIXED_DIGITS], odd[FIXED_DIGITS];
+    for (int j = 0; j < 16; ++j) {
+        fixed_look look = {0, 0};
+        if (j < columns)
+            look = fixed_at(row[j], up, 1, K);
+        if ((look.largest && look.largest < FIXED_LEAST) || look.largest >= FIXED_LARGEST_W || look.spread)
+            return 0;
+        head->unit[j] = fixed_float(look.largest) / FIXED_MOST * 4294967296.0f;
+        inverse[j] = look.largest ? FIXED_MOST / fixed_float(look.largest) : 0;
+    }
+    for (int d = 0; d < FIXED_DIGITS; ++d)
+        sums[d] = odd[d] = _mm512_setzero_si512();
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        for (int j = 0; j < 16; ++j) {
+            __m512i v[4], digits[FIXED_DIGITS];
+            for (int q = 0; q < 4; ++q)
+                v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(fixed_get(row[j < columns ? j : 0], up, 1, k + 16 * q, K),
+                                                        _mm512_set1_ps(inverse[j])));
+            fixed_digits(v, digits);
+            for (int d = 0; d < FIXED_DIGITS; ++d)
+                _mm512_store_si512(turned[d][j], _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80)));
+        }
+        for (int d = 0; d < FIXED_DIGITS; ++d) {
+            f32_pack_block((const float *)turned[d], 16, (float *)(tile + d * FIXED_LINE), FIXED_FOUR / 4);
+            for (int q = 0; q < 16; q += 2) {
+                const char *line = tile + q * FIXED_FOUR + d * FIXED_LINE;
+                sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), _mm512_loadu_si512(line));
+                odd[d] = _mm512_dpbusd_epi32(odd[d], _mm512_set1_epi8(1), _mm512_loadu_si512(line + FIXED_FOUR));
+            }
+        }
+        tile += FIXED_BLOCK;
+    }
+    /* digits 2 and 2; 2 and 1, 1 and 2; 2 and 0, 1 and 1, 0 and 2; 1 and 0, 0 and 1 */
+    for (int d = 0; d < FIXED_DIGITS; ++d)
+        sums[d] = _mm512_add_epi32(sums[d], odd[d]);
+    fixed_set_less(head, 0, sums[2]);
+    fixed_set_less(head, 1, _mm512_add_epi32(sums[2], sums[1]));
+    fixed_set_less(head, 2, _mm512_add_epi32(_mm512_add_epi32(sums[2], sums[1]), sums[0]));
+    fixed_set_less(head, 3, _mm512_add_epi32(sums[1], sums[0]));
+    return 1;
+}
+
+/* 16 columns of a packed panel of _tile.pxd, whose rows are `ld` numbers apart, as rows of K numbers `Kp` apart; the last
+ * row first where `turned`. */
+static LANES_UNUSED void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, int turned, float *to)
+{
+    const ptrdiff_t Kp = fixed_padded(K);
+    ptrdiff_t k = 0;
+    for (; !turned && k + 16 <= K; k += 16)
+        f32_pack_block(panel + k * ld, ld, to + k, Kp);
+    for (; k < K; ++k)
+        for (int j = 0; j < 16; ++j)
+            to[j * Kp + (turned ? K - 1 - k : k)] = panel[k * ld + j];
+}
+
+/* W[n, k] again, as it is known here. */
+static LANES_UNUSED double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
+{
+    const char *at = packed + fixed_padded(K) * sizeof(float) + n / 16 * fixed_apart(K);
+    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + k / 4 * FIXED_FOUR + n % 16 * 4 + k % 4;
+    double v = (digit[2 * FIXED_LINE] * 256.0 + digit[FIXED_LINE]) * 256.0 + digit[0];
+    return v * ((const fixed_columns *)at)->unit[n % 16] / 4294967296.0 * ((const float *)packed)[k];
+}
+
+#else
+LANES_INLINE int fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE void fixed_count_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE int fixed_set_powers(ptrdiff_t K, char *out)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
+                                    char *out)
+{
+    check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, int turned, float *to)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
+{
+    check(0, "no AMX");
+    return 0;
+}
+#endif
+#endif
