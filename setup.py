@@ -75,13 +75,13 @@ if ABI3:
 
 
 def extensions():
-    headers = ["_amx", "_checked", "_digits", "_fixed", "_lanes", "_memory", "_pack", "_share", "_split", "_tile", "cpu"]
+    headers = sorted(path.as_posix() for path in Path("src/bptt/kernels").glob("*.h"))
     return [
         Extension(
             f"bptt.kernels.{module}",
             [f"src/bptt/kernels/{module}.pyx"],
             include_dirs=["src/bptt/kernels"],
-            depends=[f"src/bptt/kernels/{name}.h" for name in headers],
+            depends=headers,
             define_macros=MACROS,
             extra_compile_args=FLAGS + flags,
             extra_link_args=LINK,
