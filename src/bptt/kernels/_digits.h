@@ -12,7 +12,8 @@
  *     features of other sizes, whose weights make up for it, are alike here.
  *   - A row of A whose largest number is FIXED_SPREAD times the mean of those that are not 0 is taken twice: its highest
  *     digits alone, of whose products none is left out, and what they leave of it; and that again, up to FIXED_TIMES.
- *   - One that has inf or NaN in it, or is near the end of float32's range, is multiplied number by number.
+ *   - One of small numbers, as of a gradient that vanishes, is multiplied by 2^64 first and its products by 2^-64 at last.
+ *   - One that has inf or NaN in it, or is near the upper end of float32's range, is multiplied number by number.
  *   - A matrix W with such a row, or such numbers for some k, is not for here, but for the tile of _tile.h.
  *
  * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [4 k] [digit, the lowest
@@ -47,6 +48,7 @@ typedef struct {
 typedef struct {
     float *c[FIXED_ROWS];
     float unit[FIXED_ROWS];
+    float scale[FIXED_ROWS];  /* of the products: 1, or 2^-64 */
     uint8_t rest[FIXED_ROWS]; /* whether it is what another has left, and is added to it */
     ptrdiff_t count, each;    /* bytes from one row's digits to the next ones */
     uint8_t *digits;
@@ -153,7 +155,7 @@ FIXED_INLINE void fixed_digits(const __m512i v[4], __m512i to[FIXED_DIGITS])
 
 /* A row into `rows`, or its highest digits alone, what they leave of it going to rows->left. */
 FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float largest,
-                                   int highest, float *c, int rest)
+                                   float scale, int highest, float *c, int rest)
 {
     const ptrdiff_t Kp = fixed_padded(K);
     const float most = highest ? 127.0f : FIXED_MOST, one = largest / most;
@@ -176,6 +178,7 @@ FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float
     }
     rows->c[rows->count] = c;
     rows->unit[rows->count] = highest ? one / 65536 : one;
+    rows->scale[rows->count] = scale;
     rows->rest[rows->count] = (uint8_t)rest;
     rows->count += 1;
 }
@@ -183,15 +186,29 @@ FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float
 /* A row of A into `rows`, which has room for it FIXED_TIMES; 0 where it is not for here. */
 FIXED_FUNCTION int fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
 {
+    const float small = 1.0f / 18446744073709551616.0f; /* 2^-64 */
+    float scale = 1;
     fixed_look look = fixed_at(a, up, 0, K);
-    if (look.largest && (look.largest < FIXED_LEAST || look.largest >= FIXED_LARGEST))
+    if (look.largest >= FIXED_LARGEST)
         return 0;
+    if (look.largest && look.largest < FIXED_LEAST) {
+        for (ptrdiff_t k = 0; k < K; k += 16)
+            _mm512_storeu_ps(rows->left + k, _mm512_mul_ps(_mm512_mul_ps(fixed_get(a, NULL, 0, k, K),
+                                                                         _mm512_set1_ps(1 / small)),
+                                                           _mm512_loadu_ps(up + k)));
+        scale = small;
+        a = rows->left;
+        up = NULL;
+        look = fixed_at(a, up, 0, K);
+        if (look.largest < FIXED_NOTHING) /* their products are 0 */
+            look.largest = look.spread = 0;
+    }
     for (int rest = 0; rest == 0 || look.largest >= FIXED_NOTHING; ++rest) {
         if (!look.spread || rest == FIXED_TIMES - 1) {
-            fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 0, c, rest > 0);
+            fixed_add_digits(rows, a, up, K, fixed_float(look.largest), scale, 0, c, rest > 0);
             break;
         }
-        fixed_add_digits(rows, a, up, K, fixed_float(look.largest), 1, c, rest > 0);
+        fixed_add_digits(rows, a, up, K, fixed_float(look.largest), scale, 1, c, rest > 0);
         a = rows->left;
         up = NULL;
         look = fixed_at(a, up, 0, K);

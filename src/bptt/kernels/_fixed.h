@@ -13,16 +13,16 @@
 
 #if AMX_BUILT
 /* The sums' product with the units: base + (high + 2^-8 (middle + 2^-8 (low + 2^-8 lowest))) units; lowest if fine. */
-LANES_INLINE void fixed_put_vector(int fine, const __m512i sums[FIXED_SUMS], const fixed_columns *columns, float unit,
-                                   __m512 base, float *c, __mmask16 part)
+LANES_INLINE void fixed_put_vector(int fine, const __m512i sums[FIXED_SUMS], const fixed_columns *columns,
+                                   const fixed_rows *rows, ptrdiff_t i, __m512 base, float *c, __mmask16 part)
 {
     __m512 v = _mm512_setzero_ps();
     for (int n = FIXED_SUMS - 1 - !fine; n >= 0; --n) {
         __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[n], _mm512_loadu_si512(columns->less[n])));
         v = n == FIXED_SUMS - 1 - !fine ? sum : _mm512_fmadd_ps(v, _mm512_set1_ps(1 / 256.0f), sum);
     }
-    v = _mm512_mul_ps(v, _mm512_loadu_ps(columns->unit));
-    _mm512_mask_storeu_ps(c, part, _mm512_fmadd_ps(v, _mm512_set1_ps(unit), base));
+    v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_loadu_ps(columns->unit)), _mm512_set1_ps(rows->scale[i]));
+    _mm512_mask_storeu_ps(c, part, _mm512_fmadd_ps(v, _mm512_set1_ps(rows->unit[i]), base));
 }
 
 LANES_INLINE __m512 fixed_base(const float *c, const float *bias, int add, __mmask16 part)
@@ -72,7 +72,7 @@ FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows
         sums[1] = _mm512_add_epi32(middle[g][0], middle[g][1]);
         sums[2] = _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]);
         sums[3] = _mm512_add_epi32(lowest[g][0], lowest[g][1]);
-        fixed_put_vector(fine, sums, (const fixed_columns *)(w + g * apart), rows->unit[i],
+        fixed_put_vector(fine, sums, (const fixed_columns *)(w + g * apart), rows, i,
                          fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part), c, part);
     }
 }
@@ -196,7 +196,7 @@ LANES_INLINE void fixed_put(int fine, const fixed_rows *rows, ptrdiff_t i, const
         __m512i sums[FIXED_SUMS];
         for (int k = 0; k < FIXED_SUMS - !fine; ++k)
             sums[k] = _mm512_load_si512(from + 256 * k);
-        fixed_put_vector(fine, sums, columns, rows->unit[i],
+        fixed_put_vector(fine, sums, columns, rows, i,
                          fixed_base(c, bias ? bias + n : NULL, add || rows->rest[i], part), c, part);
     }
 }

@@ -124,9 +124,14 @@ cdef void fixed_product(
 cdef void fixed_one_by_one(
     const float *a, const void *packed, ptrdiff_t K, ptrdiff_t N, float *c, int start, const float *bias
 ) noexcept nogil:
-    """`fixed_product` of a row with inf or NaN, or one near the end of float32's range."""
+    """`fixed_product` of a row with inf or NaN, or one near the upper end of float32's range."""
     cdef ptrdiff_t n, k
     cdef double sum_
+    for k in range(K):
+        if a[k] != a[k]:
+            for n in range(N):
+                c[n] = a[k]
+            return
     for n in range(N):
         sum_ = c[n] if start == TILE_ADD else bias[n] if bias != NULL else 0
         for k in range(K):
