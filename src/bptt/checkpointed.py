@@ -207,7 +207,7 @@ def record(
     x, batched = checks.sequence(x, structure.input_size, dtype, layer.batch_first, ready=False)
     T, B = x.shape[:2]
     tokens = x.ndim == 2
-    weights = layer._weights(tokens)
+    weights = layer._arrays()
     initial = layer._initial(h_0, B, batched, True)
     count = checks.resolve_threads(threads)
     if lengths is not None:

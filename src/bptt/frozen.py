@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Frozen(Recurrent[Given, Held]):
     """What the ``freeze`` of a layer makes: a snapshot that is called like it and gives the same bits.
 
-    A layer packs its weights in every call, so that its parameters may be edited between two of them; a
-    frozen one packs them at its first call, once for numbers and once for token ids, whichever come. That
-    saves the most on short sequences.
+    The parameters of a layer may be edited between any two calls, so that each packs the weights, or looks
+    whether they are still those that were packed; a frozen one packs them at its first call, once for numbers
+    and once for token ids, whichever come. That saves the most on short sequences.
 
     Parameters
     ----------

@@ -103,6 +103,13 @@ class Backend(Protocol):
         """Return a snapshot of the weights, made ready once for many passes over x of one kind."""
         ...
 
+    def remember(self, weights: Weights) -> Any:
+        """Return something that `unroll` and `pack` take in place of the weights, whose arrays it refers to.
+
+        For calls that may come again: it may keep them packed while no number is changed.
+        """
+        ...
+
     def large_empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of any numbers; if it is large, in memory of earlier calls."""
         ...

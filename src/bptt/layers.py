@@ -19,6 +19,8 @@ from bptt.structure import GATES, Structure, unnamed
 from bptt.tape import Tape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bptt.arrays import Weights
     from bptt.frozen import Frozen
 
@@ -44,7 +46,8 @@ class Layer(Recurrent[Given, Held], Parametrised):
     )
     _inits: ClassVar[tuple[str, ...]] = checks.INITS[:2]
     _frozen: ClassVar[type[Frozen[Any, Any]]]
-    __slots__ = (*_common, *DERIVED)
+    __slots__ = (*_common, *DERIVED, "_remember")
+    _remember: Callable[[Weights], Any]
     zoneout: float | tuple[float, float]
     backend: str
 
@@ -114,6 +117,7 @@ class Layer(Recurrent[Given, Held], Parametrised):
         self._shapes = structure.parameter_shapes()
         ground = checks.resolve_backend(self.backend)
         self._unroll, self._short_call, self._pack = ground.unroll, ground.short_call, ground.pack
+        self._remember = ground.remember
         if self._alone and not self.batch_first and self.backend == "kernels":
             of_row = structure.gates * self.hidden_size * (self.input_size + structure.state_size)
             self._few = SHORT // of_row
@@ -244,8 +248,8 @@ class Layer(Recurrent[Given, Held], Parametrised):
         """
         return Stream(self.freeze(), batch_size, h_0)
 
-    def _weights(self, tokens: bool) -> tuple[Weights, ...]:
-        """Return the parameters; checked only if an entry is another array than at the last call."""
+    def _weights(self, tokens: bool) -> tuple[Any, ...]:
+        """Return what `unroll` takes as weights; checked only if an entry is another array than at the last call."""
         parameters, seen = self.parameters, self._seen
         if seen is not None and len(parameters) == len(self._shapes):
             get = parameters.get
@@ -256,8 +260,14 @@ class Layer(Recurrent[Given, Held], Parametrised):
                 return seen[1]  # type: ignore[no-any-return]
         arrays = self._read()
         weights = unnamed(self._structure, arrays)
-        self._seen = (tuple(arrays.items()), weights)
-        return weights
+        remembered = tuple(map(self._remember, weights))
+        self._seen = (tuple(arrays.items()), remembered, weights)
+        return remembered
+
+    def _arrays(self) -> tuple[Weights, ...]:
+        """Return the parameters of every unit."""
+        self._weights(False)
+        return self._seen[2]  # type: ignore[no-any-return]
 
 
 class RNN(Layer[npt.ArrayLike, Array]):

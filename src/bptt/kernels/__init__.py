@@ -60,6 +60,7 @@ amx = variant in ("amx", "native") and _cpu.level() == 3
 use_amx(amx)
 unroll = _module.unroll
 pack = _module.pack_weights
+remember = _module.remember
 Stepper = _module.Stepper
 short_call = _module.short_call
 large_empty = _module.large_empty
@@ -135,6 +136,7 @@ __all__ = [
     "processor",
     "read_bandwidth",
     "release_memory",
+    "remember",
     "short_call",
     "softmax_cross_entropy",
     "step_back",

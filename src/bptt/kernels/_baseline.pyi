@@ -11,6 +11,7 @@ __all__ = [
     "CELLS",
     "CELL_CODES",
     "Panels",
+    "Remembered",
     "Saved",
     "Stepper",
     "affine",
@@ -24,6 +25,7 @@ __all__ = [
     "pack_weights",
     "read_bandwidth",
     "release_memory",
+    "remember",
     "short_call",
     "softmax_cross_entropy",
     "step_back",
@@ -38,6 +40,13 @@ CELL_CODES: dict[str, int]
 
 @final
 class Panels: ...
+
+@final
+class Remembered:
+    @property
+    def held(self) -> int: ...
+    @property
+    def weights(self) -> Weights: ...
 
 @disjoint_base
 class Saved:
@@ -60,7 +69,7 @@ class Stepper:
     def __new__(
         cls,
         cell: str,
-        weights: Weights | Panels,
+        weights: Weights | Remembered | Panels,
         state: State,
         *,
         tokens: bool = False,
@@ -68,13 +77,14 @@ class Stepper:
     ) -> Self: ...
     def step(self, x: Any, out: Any = None) -> Array | None: ...
 
-def pack_weights(cell: str, weights: Weights, *, tokens: bool = False, backward: bool = False) -> Panels: ...
+def remember(weights: Weights) -> Remembered: ...
+def pack_weights(cell: str, weights: Weights | Remembered, *, tokens: bool = False, backward: bool = False) -> Panels: ...
 @overload
 def unroll(
     cell: str,
     x: Array | Tokens,
     state: State,
-    weights: Weights | Panels,
+    weights: Weights | Remembered | Panels,
     keep: Literal[True] = True,
     threads: int = 1,
     *,
@@ -91,7 +101,7 @@ def unroll(
     cell: str,
     x: Array | Tokens,
     state: State,
-    weights: Weights | Panels,
+    weights: Weights | Remembered | Panels,
     keep: Literal[False],
     threads: int = 1,
     *,
@@ -108,7 +118,7 @@ def unroll(
     cell: str,
     x: Array | Tokens,
     state: State,
-    weights: Weights | Panels,
+    weights: Weights | Remembered | Panels,
     keep: bool = True,
     threads: int = 1,
     *,

@@ -29,6 +29,7 @@ include "_job.pxi"
 include "_amx.pxi"
 include "_fixed.pxi"
 include "_panels.pxi"
+include "_remembered.pxi"
 include "_course.pxi"
 include "_step.pxi"
 include "_unroll.pxi"
@@ -46,7 +47,7 @@ include "_counts.pxi"
 include "_measure.pxi"
 
 __all__ = [
-    "CELLS", "CELL_CODES", "Panels", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
+    "CELLS", "CELL_CODES", "Panels", "Remembered", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
     "count_outside", "elementwise", "fma_peak", "large_empty", "pack_weights", "read_bandwidth", "release_memory",
-    "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "use_amx", "walk",
+    "remember", "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "use_amx", "walk",
 ]

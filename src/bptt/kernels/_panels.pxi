@@ -363,7 +363,7 @@ def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
     ----------
     cell : str
         One of `CELLS`.
-    weights : Weights
+    weights : Weights or Remembered
     tokens : bool
         For token ids instead of numbers.
     backward : bool
@@ -374,14 +374,25 @@ def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
     Panels
         May be used by several threads at once.
     """
-    return new_panels(cell, weights, tokens, backward, 0)
+    return unpacked_for(cell, weights, tokens, backward, 0)
+
+
+cdef Panels unpacked_for(str cell, weights, bint tokens, bint keep, ptrdiff_t rows):
+    """Weights packed that are not packed yet, or are so from the last call; see `Panels.set`."""
+    cdef Remembered remembered
+    if not isinstance(weights, Remembered):
+        return new_panels(cell, weights, tokens, keep, rows)
+    remembered = weights
+    if keep:  # a tape's snapshot is its own, and weights in training change
+        return new_panels(cell, remembered.weights, tokens, keep, rows)
+    return remembered.packed(cell, tokens, rows)
 
 
 cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep, ptrdiff_t rows):
     """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
     cdef Panels panels
     if not isinstance(weights, Panels):
-        panels = new_panels(cell, weights, tokens, keep, rows)
+        panels = unpacked_for(cell, weights, tokens, keep, rows)
         if itemsize != (8 if panels.double else 4):
             raise ValueError(f"weights: expected numbers of {itemsize} bytes, got others: was a dtype set in place?")
         return panels

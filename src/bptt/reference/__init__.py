@@ -10,7 +10,7 @@ from .back import step_back
 from .boundary import Saved, bptt, chunk_bounds, large_empty, release_memory, short_call, terms, unroll
 from .cells import CELLS
 from .readout import affine, affine_backward, softmax_cross_entropy
-from .stepper import Packed, Stepper, pack
+from .stepper import Packed, Stepper, pack, remember
 
 __all__ = [
     "CELLS",
@@ -24,6 +24,7 @@ __all__ = [
     "large_empty",
     "pack",
     "release_memory",
+    "remember",
     "short_call",
     "softmax_cross_entropy",
     "step_back",

@@ -1,0 +1,187 @@
+"""Packed weights that a layer keeps from call to call: never those of other numbers, and only where they stay."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from kernel_problems import same
+
+import bptt
+from bptt import kernels
+from bptt.kernels import remember
+
+pytestmark = pytest.mark.kernels
+
+T, B, I, H = 30, 2, 5, 6
+
+LAYERS = {
+    "rnn": lambda dtype: bptt.RNN(I, H, dtype=dtype, seed=1),
+    "lstm": lambda dtype: bptt.LSTM(I, H, dtype=dtype, seed=1, proj_size=3, peepholes=True),
+    "gru": lambda dtype: bptt.GRU(I, H, dtype=dtype, seed=1, layer_norm=True),
+    "stack": lambda dtype: bptt.GRU(I, H, num_layers=2, bidirectional=True, dtype=dtype, seed=1, reset_after=False),
+}
+
+
+def frames(dtype, steps=T, features=I):
+    return np.random.default_rng(0).normal(size=(steps, B, features)).astype(dtype)
+
+
+def anew(layer, x):
+    """Return y of a layer that has made no call yet, with the same parameters."""
+    return copy.deepcopy(layer)(x)[0]
+
+
+def held(layer):
+    return sum(unit.held for unit in layer._weights(False))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("steps", [1, T])
+def test_any_number_may_change(name, steps, dtype):
+    """The first and the last of each parameter, by one bit, once packed weights are kept."""
+    layer, x = LAYERS[name](dtype), frames(dtype, steps)
+    for key, value in layer.parameters.items():
+        for at in (0, value.size - 1):
+            for _ in range(3):
+                before = layer(x)[0]
+            assert held(layer) == sum(value.nbytes for value in layer.parameters.values())
+            flat = value.reshape(-1)
+            was = flat[at]
+            # enough that no rounding hides it
+            flat[at] = was + 1
+            after = layer(x)[0]
+            assert same(after, anew(layer, x)), key
+            assert not same(after, before) or steps == 1, key  # one step from zeros reads no W_hh
+            flat[at] = was
+            assert same(layer(x)[0], before), key
+
+
+def test_changes_of_sign_and_nan():
+    layer, x = bptt.RNN(I, H, nonlinearity="identity", seed=1), frames(np.float32)
+    layer.parameters["weight_ih_l0"][:] = 0
+    layer.parameters["bias_ih_l0"][:] = layer.parameters["bias_hh_l0"][:] = -0.0
+    for value in (0.0, -0.0, np.nan, 0.0):
+        for _ in range(3):
+            layer.parameters["weight_ih_l0"][0, 0] = value
+            assert same(layer(x)[0], anew(layer, x))
+
+
+def test_other_arrays_and_loaded_ones():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    other = bptt.RNN(I, H, seed=2)
+    first = [layer(x)[0] for _ in range(3)][-1]
+    layer.load_state_dict(other.state_dict())
+    assert same(layer(x)[0], other(x)[0])
+    for _ in range(3):
+        layer(x)
+    layer.parameters["weight_hh_l0"] = bptt.RNN(I, H, seed=1).parameters["weight_hh_l0"]
+    assert same(layer(x)[0], anew(layer, x))
+    layer.load_state_dict(bptt.RNN(I, H, seed=1).state_dict())
+    assert same(layer(x)[0], first)
+
+
+def test_a_shape_set_in_place_is_refused_as_at_the_first_call():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    for _ in range(3):
+        layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        layer.parameters["weight_ih_l0"].shape = (I, H)
+    with pytest.raises(ValueError, match="weight"):
+        layer(x)
+
+
+def test_numbers_and_tokens_in_turn():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    ids = np.random.default_rng(0).integers(I, size=(T, B))
+    for _ in range(4):
+        for _ in range(3):
+            assert same(layer(x)[0], anew(layer, x))
+        for _ in range(3):
+            assert same(layer(ids)[0], anew(layer, ids))
+
+
+def test_a_tape_has_its_own():
+    """Packed weights that calls share have nothing for a backward pass."""
+    layer, x = bptt.LSTM(I, H, seed=1), frames(np.float32)
+    for _ in range(3):
+        layer(x)
+    y, _, tape = layer.record(x)
+    layer.parameters["weight_hh_l0"][:] = 0
+    fresh = bptt.LSTM(I, H, seed=1).record(x)[2]
+    for mine, expected in zip(
+        tape.backward(y).parameters.values(), fresh.backward(y).parameters.values(), strict=True
+    ):
+        assert same(mine, expected)
+
+
+def test_weights_in_training_are_not_kept():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    for _ in range(5):
+        layer(x)
+        for value in layer.parameters.values():
+            value += 0.01
+        assert held(layer) == 0
+
+
+def test_large_ones_are_not_kept():
+    large = bptt.RNN(8, 1100, seed=1)
+    x = frames(np.float32, 2, 8)
+    for _ in range(3):
+        large(x)
+    assert held(large) == 0
+
+
+def test_what_was_kept_goes_when_the_weights_change():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    for _ in range(3):
+        layer(x)
+    assert held(layer) > 0
+    layer.parameters["weight_hh_l0"] += 1
+    layer(x)
+    assert held(layer) == 0
+
+
+def test_packing_what_is_remembered():
+    """A snapshot of a layer that has kept its weights is one that later edits leave alone."""
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    for _ in range(3):
+        expected = layer(x)[0]
+    stream = layer.stream(B)
+    layer.parameters["weight_hh_l0"] += 1
+    layer(x)
+    assert same(np.stack([stream.step(frame) for frame in x]), expected)
+
+
+def test_calls_of_many_threads():
+    layer, x = bptt.GRU(I, H, seed=1), frames(np.float32)
+    expected = anew(layer, x)
+    wrong = []
+
+    def calls():
+        wrong.extend(not same(layer(x)[0], expected) for _ in range(200))
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [False] * 800
+
+
+def test_of_the_kernels():
+    """`remember` in place of weights, where the caller has them: `unroll`, `pack` and a stepper."""
+    weights = bptt.RNN(I, H, seed=1)._weights(False)[0].weights
+    known = remember(weights)
+    x, state = frames(np.float32), (np.zeros((B, H), np.float32),)
+    expected = kernels.unroll("tanh", x, state, weights, False)[0]
+    for _ in range(3):
+        assert same(kernels.unroll("tanh", x, state, known, False)[0], expected)
+    assert same(kernels.unroll("tanh", x, state, known)[0], expected)
+    assert same(kernels.unroll("tanh", x, state, kernels.pack("tanh", known), False)[0], expected)
+    with pytest.raises(ValueError, match="8 bytes"):
+        kernels.unroll("tanh", x.astype(float), (state[0].astype(float),), known, False)
