@@ -95,9 +95,9 @@ def _weights(structure: Structure, unit: int, tokens: bool, itemsize: int) -> in
     back = N * (I + PADDING) + N * (R + PADDING) + (H + PADDING) * (R + H) + 7 * N + 3 * H
     tables = 2 * N * I + I * (N + PADDING) if tokens and unit < structure.directions else 0
     if itemsize == 4 and N * max(I, R) >= DIGITS:
-        # forwards what they take more than panels; backwards beside panels, and rows to pack from
+        # forwards what they take more than panels; backwards beside panels
         packed += max(_digits(I, N) - N * I, 0) + max(_digits(R, N) - N * R, 0)
-        back += _digits(N, I) + _digits(N, R) + 16 * (N + PADDING)
+        back += _digits(N, I) + _digits(N, R)
     return own + packed + back + tables
 
 

@@ -13,6 +13,12 @@ cdef extern from "_fixed.h" nogil:
         ptrdiff_t each
         uint8_t *digits
         float *left
+    ctypedef struct fixed_lines:
+        const float *head
+        const float *body
+        ptrdiff_t head_lines
+        ptrdiff_t ld
+    const float *fixed_line(const fixed_lines *lines, ptrdiff_t k)
     ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
     ptrdiff_t fixed_each(ptrdiff_t K)
     bint fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
@@ -21,7 +27,8 @@ cdef extern from "_fixed.h" nogil:
     void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
     bint fixed_set_powers(ptrdiff_t K, char *out)
     bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
-    void fixed_unpack(const float *panel, ptrdiff_t ld, ptrdiff_t K, bint turned, float *to)
+    bint fixed_pack_lines(const fixed_lines *lines, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
+                          char *out)
     double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
     void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine,
                         const float *bias, bint add, bint backwards)
@@ -65,30 +72,19 @@ cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, v
     return True
 
 
-cdef bint fixed_pack_again(
-    const float *w, ptrdiff_t late, const float *packed, bint turned, ptrdiff_t K, ptrdiff_t N, void *out, float *room
-) noexcept nogil:
-    """W (K, N), row k of which is row (k + late) mod K of w. packed: the same as panels, last row first if `turned`.
-
-    Returns whether it is for here.  room: 16 padded rows.
-    """
-    cdef const float *row[16]
-    cdef ptrdiff_t p, first, width, columns, j, k
+cdef bint fixed_pack_back(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, void *out) noexcept nogil:
+    """W (K, N), row k of which is row (k + late) mod K of w.  Returns as `fixed_pack`."""
+    cdef fixed_lines lines
+    cdef ptrdiff_t k, n
+    lines.head, lines.head_lines, lines.body, lines.ld = w + late * N, K - late, w, N
     memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
     for k in range(K):
-        fixed_count_row(w + (k + late) % K * N, N, k, K, <char *> out)
+        fixed_count_row(fixed_line(&lines, k), N, k, K, <char *> out)
     if not fixed_set_powers(K, <char *> out):
         return False
-    for j in range(16):
-        row[j] = room + j * fixed_padded(K)
-    for p in range(panel_count(<float *> NULL, N)):
-        first = panel_start(<float *> NULL, N, p)
-        width = panel_start(<float *> NULL, N, p + 1) - first
-        for j in range(width):
-            fixed_unpack(packed + first * LANES_F32 * K + j * LANES_F32, width * LANES_F32, K, turned, room)
-            columns = min(N - (first + j) * LANES_F32, <ptrdiff_t> 16)
-            if not fixed_pack_columns(row, columns, first + j, K, <char *> out):
-                return False
+    for n in range(0, N, 16):
+        if not fixed_pack_lines(&lines, n, min(N - n, <ptrdiff_t> 16), n // 16, K, <char *> out):
+            return False
     return True
 
 

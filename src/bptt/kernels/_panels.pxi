@@ -258,18 +258,12 @@ cdef class Panels:
             memcpy(<real *> self.biases + N, at[3], N * sizeof(real))
         return 0
 
-    cdef int pack_digits(self, const float *weight_ih, const float *weight_hh) except -1:
-        """Once the panels are packed: whole numbers beside them, where they are wanted."""
-        cdef Memory room
-        if self.fixed_back_hh or self.fixed_back_ih:
-            room = take_memory(16 * fixed_padded(max(self.N_hh, self.N_ih)) * sizeof(float))
-            self.fixed_back_hh = self.fixed_back_hh and fixed_pack_again(
-                weight_hh, 0, <const float *> self.back_hh, False, self.N_hh, self.R, self.digits_back_hh,
-                <float *> room.aligned)
-            self.fixed_back_ih = self.fixed_back_ih and fixed_pack_again(
-                weight_ih, self.late, <const float *> self.back_ih, self.order_ih() < 0, self.N_ih, self.I,
-                self.digits_back_ih, <float *> room.aligned)
-        return 0
+    cdef void pack_digits(self, const float *weight_ih, const float *weight_hh) noexcept nogil:
+        """The backward pass's matrices again as whole numbers, where they are wanted."""
+        self.fixed_back_hh = self.fixed_back_hh and fixed_pack_back(weight_hh, 0, self.N_hh, self.R,
+                                                                    self.digits_back_hh)
+        self.fixed_back_ih = self.fixed_back_ih and fixed_pack_back(weight_ih, self.late, self.N_ih, self.I,
+                                                                    self.digits_back_ih)
 
     cdef const void *step_back_hh(self) noexcept nogil:
         """W_hh as the recurrence backwards multiplies by it."""
