@@ -42,6 +42,11 @@ cdef enum:
     # ... and in the recurrence, where a row alone takes longer than with the tile if W_hh is in the second-level cache.
     FIXED_BACK_FROM = 500_000
 
+    # A tile of the unit takes as long for one row as for all that the widest has, but for tiles of a product of its own:
+    # 17 rows as 16 and one take three quarters of the time, if reading the matrix again is little work.
+    FIXED_TAIL = 4
+    FIXED_TAIL_TO = 500_000
+
 cdef ptrdiff_t fixed_from = FIXED_FROM
 cdef ptrdiff_t fixed_input_from = FIXED_INPUT_FROM
 cdef ptrdiff_t fixed_back_from = FIXED_BACK_FROM
@@ -102,7 +107,9 @@ cdef void fixed_product(
 ) noexcept nogil:
     """`product` with a matrix that `fixed_pack` has packed; fine: see _digits.h. room: see `fixed_room`."""
     cdef fixed_rows some
-    cdef ptrdiff_t most = ceil_div(rows * sets, ceil_div(rows * sets, FIXED_TOGETHER)), s, r
+    cdef ptrdiff_t all = rows * sets, most = ceil_div(all, ceil_div(all, FIXED_TOGETHER)), s, r
+    if 16 < all <= FIXED_TOGETHER and all % 16 <= FIXED_TAIL and N * K < FIXED_TAIL_TO:
+        most = max(all - all % 16, <ptrdiff_t> 1)
     some.count, some.each = 0, fixed_each(K)
     some.left = <float *> (ceil_div(<ptrdiff_t> room, LINE) * LINE)
     some.digits = <uint8_t *> (some.left + fixed_padded(K))
