@@ -17,6 +17,7 @@ cdef enum:
     # Gradients of smaller matrices, and sums over fewer rows, take longer to split than the unit saves.
     AMX_FROM = 10_000
     AMX_FROM_ROWS = 128
+    AMX_TURNED = 4  # groups of 16 columns of da transposed at once: neighbouring cache lines of each row
     AMX_OUTER_ROWS = 512  # as OUTER_ROWS: half as many, as the parts take half as much again
 
 cdef bint amx_used = False
@@ -61,13 +62,14 @@ cdef bint amx_turn(
     char *left
 ) noexcept nogil:
     """A part of v (rows, columns) transposed, as a left operand; whether all of it fits."""
-    cdef ptrdiff_t groups = amx_rows(columns), each = amx_size(1, rows), g, first, n, k, depth, i
-    cdef const float *turned[16]
+    cdef ptrdiff_t groups = amx_rows(columns), each = amx_size(1, rows), g, last, first, n, k, depth, i
+    cdef const float *turned[AMX_TURNED * 16]
     cdef bint fits = True
     check(AMX_ROWS == 16, b"rows of a tile")
-    for g in range(block_start(groups, parts, part), block_start(groups, parts, part + 1)):
+    g, last = block_start(groups, parts, part), block_start(groups, parts, part + 1)
+    while g < last:
         first = g * AMX_ROWS
-        n = min(AMX_ROWS, columns - first)
+        n = min(min(last - g, <ptrdiff_t> AMX_TURNED) * AMX_ROWS, columns - first)
         k = 0
         while k < rows:
             depth = min(rows - k, <ptrdiff_t> BLOCK_K)
@@ -77,6 +79,7 @@ cdef bint amx_turn(
                 fits = fits and amx_row_fits(turned[i], depth)
             amx_split_left(turned, n, depth, left + g * each + amx_size(1, k), each)
             k += depth
+        g += AMX_TURNED
     return fits
 
 
