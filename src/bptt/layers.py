@@ -249,7 +249,7 @@ class Layer(Recurrent[Given, Held], Parametrised):
         return Stream(self.freeze(), batch_size, h_0)
 
     def _weights(self, tokens: bool) -> tuple[Any, ...]:
-        """Return what `unroll` takes as weights; checked only if an entry is another array than at the last call."""
+        """Return what `unroll` takes; checked only if an entry is another array than at the last call."""
         parameters, seen = self.parameters, self._seen
         if seen is not None and len(parameters) == len(self._shapes):
             get = parameters.get

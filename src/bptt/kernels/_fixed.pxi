@@ -42,8 +42,8 @@ cdef enum:
     # ... and in the recurrence, where a row alone takes longer than with the tile if W_hh is in the second-level cache.
     FIXED_BACK_FROM = 500_000
 
-    # A tile of the unit takes as long for one row as for all that the widest has, but for tiles of a product of its own:
-    # 17 rows as 16 and one take three quarters of the time, if reading the matrix again is little work.
+    # All tiles of a product are as high as its highest: 17 rows as 16 and one take three quarters of the time, if
+    # reading the matrix again is little work.
     FIXED_TAIL = 4
     FIXED_TAIL_TO = 500_000
 

@@ -47,7 +47,8 @@ include "_counts.pxi"
 include "_measure.pxi"
 
 __all__ = [
-    "CELLS", "CELL_CODES", "Panels", "Remembered", "Saved", "Stepper", "affine", "affine_backward", "bptt", "chunk_bounds",
-    "count_outside", "elementwise", "fma_peak", "large_empty", "pack_weights", "read_bandwidth", "release_memory",
-    "remember", "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll", "use_amx", "walk",
+    "CELLS", "CELL_CODES", "Panels", "Remembered", "Saved", "Stepper", "affine", "affine_backward", "bptt",
+    "chunk_bounds", "count_outside", "elementwise", "fma_peak", "large_empty", "pack_weights", "read_bandwidth",
+    "release_memory", "remember", "short_call", "softmax_cross_entropy", "step_back", "step_seconds", "unroll",
+    "use_amx", "walk",
 ]

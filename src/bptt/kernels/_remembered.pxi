@@ -1,8 +1,8 @@
 # Weights that may be those of the last call, which then need not be packed again.
 
 cdef enum:
-    # Bytes of weights beyond which they are packed in every call, which is little beside what such a layer's steps take:
-    # what is kept would be held for as long as the layer lives.
+    # Bytes of weights beyond which they are packed in every call, which is little beside what such a layer's steps
+    # take: what is kept would be held for as long as the layer lives.
     REMEMBERED = 1 << 22
     SAMPLES = 16
 
