@@ -22,6 +22,7 @@ LAYERS = {
     "rnn": lambda dtype: bptt.RNN(I, H, dtype=dtype, seed=1),
     "lstm": lambda dtype: bptt.LSTM(I, H, dtype=dtype, seed=1, proj_size=3, peepholes=True),
     "gru": lambda dtype: bptt.GRU(I, H, dtype=dtype, seed=1, layer_norm=True),
+    "gru_reset_before": lambda dtype: bptt.GRU(I, H, dtype=dtype, seed=1, reset_after=False),
     "stack": lambda dtype: bptt.GRU(I, H, num_layers=2, bidirectional=True, dtype=dtype, seed=1),
 }
 
