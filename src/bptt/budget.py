@@ -102,7 +102,7 @@ def _weights(structure: Structure, unit: int, tokens: bool, itemsize: int) -> in
 
 
 def _digits(K: int, N: int) -> int:
-    """Return the numbers in a (K, N) matrix as kernels/_digits.h packs it: three bytes and a little each."""
+    """Return the numbers in a (K, N) matrix as kernels/_columns.h packs it: three bytes and a little each."""
     padded = -(-K // 64) * 64
     return padded + -(-N // 16) * (80 + 12 * padded)
 

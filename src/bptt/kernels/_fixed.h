@@ -6,7 +6,7 @@
 #ifndef BPTT_FIXED_H
 #define BPTT_FIXED_H
 
-#include "_digits.h"
+#include "_columns.h"
 #include "_tile.h"
 
 #define FIXED_AHEAD (1 << 20) /* bytes of a matrix of which the next columns are fetched while these are used */
