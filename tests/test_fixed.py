@@ -80,11 +80,13 @@ def test_float64_never_is():
 
 @pytest.mark.parametrize("cell", ["tanh", "lstm", "gru", "gru_reset_before"])
 def test_a_row_alone_has_the_bits_that_it_has_among_others(cell):
-    """1 row, few rows and many go to different pieces of code."""
+    """1 row, few rows, many, and a few more than whole tiles go to different pieces of code."""
     p = problem(4, 70, 150, 90, cell=cell, dtype=np.float32)
     p.x[:, 6, 20:] *= np.float32(1e-4)  # a row that is taken twice
     usual = whole(p)
-    for rows in (slice(0, 1), slice(6, 7), slice(5, 7), slice(3, 18), slice(20, 36), slice(1, 40)):
+    few = (slice(0, 1), slice(6, 7), slice(5, 7), slice(3, 18), slice(20, 36), slice(1, 40))
+    over = (slice(20, 37), slice(2, 19), slice(0, 20), slice(30, 64), slice(6, 57))
+    for rows in few + over:
         some = results(of_rows(p, rows))
         for name in ("y", "h_n", "x", "h_0"):
             axis = 1 if usual[name].ndim == 3 else 0

@@ -212,7 +212,7 @@ class Layer(Recurrent[Given, Held], Parametrised):
         return tape._last_step() if last else y, h_n, tape
 
     def freeze(self) -> Frozen[Given, Held]:
-        """Make an inference-only copy, which packs its weights once and not in every call.
+        """Make an inference-only copy, which packs its weights once and need not look at them again.
 
         Returns
         -------

@@ -109,7 +109,7 @@ cdef void fixed_product(
     cdef fixed_rows some
     cdef ptrdiff_t all = rows * sets, most = ceil_div(all, ceil_div(all, FIXED_TOGETHER)), s, r
     if 16 < all <= FIXED_TOGETHER and all % 16 <= FIXED_TAIL and N * K < FIXED_TAIL_TO:
-        most = max(all - all % 16, <ptrdiff_t> 1)
+        most = all - all % 16
     some.count, some.each = 0, fixed_each(K)
     some.left = <float *> (ceil_div(<ptrdiff_t> room, LINE) * LINE)
     some.digits = <uint8_t *> (some.left + fixed_padded(K))

@@ -30,7 +30,7 @@ cdef class Panels:
     cdef bint has_bias_ih
     cdef bint has_bias_hh
     cdef bint has_ph
-    cdef bint fixed_ih      # is packed as whole numbers, see _fixed.h
+    cdef bint fixed_ih      # is packed as whole numbers, see _digits.h
     cdef bint fixed_hh
     cdef bint fixed_back_ih
     cdef bint fixed_back_hh

@@ -20,12 +20,15 @@ cdef class Remembered:
     cdef Panels panels      # packed for a forward pass, or None
     cdef Memory copy        # of the numbers that they were packed from
     cdef uint64_t samples   # of the last call
-    cdef ptrdiff_t called   # calls whose samples were the same
+    cdef bint called        # there was one
 
     @property
     def held(self):
         """Bytes of the copy; 0 while there is none."""
-        return self.copy.size if self.copy is not None else 0
+        cdef Memory copy
+        with cython.critical_section(self):
+            copy = self.copy
+        return copy.size if copy is not None else 0
 
     cdef Panels packed(self, str cell, bint tokens, ptrdiff_t rows):
         """As `new_panels` for a forward pass."""
@@ -51,8 +54,8 @@ cdef class Remembered:
             return panels
         samples = some_of(buffers)
         with cython.critical_section(self):
-            again = self.called > 0 and samples == self.samples
-            self.samples, self.called = samples, 1
+            again = self.called and samples == self.samples
+            self.samples, self.called = samples, True
         if not again:
             self.keep(None, None)
             return new_panels(cell, self.weights, tokens, False, rows)
