@@ -122,8 +122,10 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     tokens = now.tokens and unit < structure.directions
     normal = 2 * N if structure.layer_norm else 0
     there = (ahead * S if apart or structure.gates > 1 else 0) + rows * (2 * H + N + R)
-    back = B * (R + H) + C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
-    back += C * (R if structure.proj_size else 0) + C * H
+    # of several threads some begin the next chunk's recurrence while others are at the last one's products
+    sets = 2 if now.threads > 1 else 1
+    back = B * (R + H) + sets * C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
+    back += sets * C * ((R if structure.proj_size else 0) + H)
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if now.itemsize == 4 and N * max(I, R) >= SPLIT:
         # a panel of x or h; all of da
@@ -134,7 +136,7 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
         worker += 2 * _digits_of_rows(N)
     if apart:
         there += ahead * ((0 if tokens else I) + N + 1) + rows * (3 * R + 2 * H + N + 1)
-        back += C * (R + (2 if tokens else 2 * I))
+        back += sets * C * (R + (2 if tokens else I)) + (0 if tokens else C * I)
     return max(now.threads * there, now.threads * worker + back)
 
 

@@ -39,8 +39,8 @@ cdef class AffineGradientJob(Job):
     cdef void *dweight  # OUT (N, K)
     cdef void *dbias    # OUT (N,)
 
-    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        return 0 if k < self.turns else self.turns
+    cdef bint ready(self, int64_t k) noexcept nogil:
+        return k < self.turns or share_read(&self.finished) >= self.turns
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         if self.interrupted(worker, self.rows * self.N):

@@ -1,6 +1,18 @@
 # The recurrence of the backward pass: da of one time step, and what goes on to the step before.
 
 
+cdef enum:
+    RECURRENCE = 0
+    TURN = 1
+    PRODUCTS = 2
+
+
+ctypedef struct ChunkItem:
+    int phase
+    ptrdiff_t chunk
+    ptrdiff_t item  # of that phase
+
+
 cdef class BpttJob(Job):
     """The backward pass: see _bptt.pxi for how its items follow each other."""
 
@@ -10,6 +22,8 @@ cdef class BpttJob(Job):
     cdef int64_t *bounds        # (chunks + 1,): chunk k is steps bounds[k + 1] .. bounds[k] - 1
     cdef ptrdiff_t chunks
     cdef ptrdiff_t capacity     # rows of the largest chunk
+    cdef ptrdiff_t sets         # of its arrays: 2 where threads share the work
+    cdef share_count[3] done    # items of each phase, which follow one another within it
     cdef ptrdiff_t blocks       # items of a chunk's recurrence, then ...
     cdef ptrdiff_t turns        # items that transpose da, then ...
     cdef ptrdiff_t input_groups  # ... the products, among them groups of rows of dx
@@ -43,7 +57,7 @@ cdef class BpttJob(Job):
     cdef void *carry_c          # WORK (B, H)
     cdef void *deep_h           # WORK (steps of all rows, R): dL/dh_t truncated
     cdef void *deep_c           # WORK (steps of all rows, H)
-    # of one chunk, rows (s, r) side by side
+    # of one chunk, or of `sets`, rows (s, r) side by side
     cdef void *da               # WORK (capacity, S)
     cdef void *d_ih             # WORK (capacity, N_ih): gradient of W_ih x; without layer normalisation in da
     cdef void *d_hh             # WORK (capacity, N_hh): gradient of W_hh h_{t-1}
@@ -68,19 +82,69 @@ cdef class BpttJob(Job):
             return gradient_count(self, self.weights, <double *> NULL)
         return gradient_count(self, self.weights, <float *> NULL)
 
-    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        cdef ptrdiff_t each = self.blocks + self.turns + self.gradient_items()
-        cdef ptrdiff_t part = k % each
-        # the recurrence needs the chunk before it done (its memory is used again), the transposition the
-        # recurrence, the products the transposition
-        return k - part + (0 if part < self.blocks else self.blocks if part < self.blocks + self.turns
-                           else self.blocks + self.turns)
+    cdef ChunkItem find(self, int64_t k) noexcept nogil:
+        """What item k is.
+
+        In each chunk the recurrence comes first, then the transposition, then the products.  Of several threads the
+        one that is first with its part of a recurrence would wait for the others: so with two sets of a chunk's arrays
+        the recurrence of the next chunk comes before the products, which all share in the meantime.
+        """
+        cdef ChunkItem found
+        cdef ptrdiff_t each = self.blocks + self.turns + self.gradient_items(), ahead = 0
+        found.phase = RECURRENCE
+        found.chunk = 0
+        found.item = k
+        if k < self.blocks:
+            return found
+        if self.sets > 1:
+            k -= self.blocks
+            found.chunk = k // each
+            found.phase = TURN
+            found.item = k % each
+            ahead = self.blocks if found.chunk + 1 < self.chunks else 0
+        else:
+            found.chunk = k // each
+            found.item = k % each
+            if found.item < self.blocks:
+                return found
+            found.phase = TURN
+            found.item -= self.blocks
+        if found.item < self.turns:
+            return found
+        found.item -= self.turns
+        if found.item < ahead:
+            found.phase = RECURRENCE
+            found.chunk += 1
+            return found
+        found.phase = PRODUCTS
+        found.item -= ahead
+        return found
+
+    cdef bint ready(self, int64_t k) noexcept nogil:
+        cdef ChunkItem what = self.find(k)
+        cdef int64_t chunks = what.chunk
+        if what.phase == RECURRENCE:
+            # the state that it goes on from; the products of the chunk that was last in the same arrays
+            return (share_read(&self.done[RECURRENCE]) >= chunks * self.blocks
+                    and share_read(&self.done[PRODUCTS]) >= (chunks + 1 - self.sets) * self.gradient_items())
+        # what is transposed is in the same memory as that of the chunk before, and goes into the same sums
+        return (share_read(&self.done[RECURRENCE]) >= (chunks + 1) * self.blocks
+                and share_read(&self.done[PRODUCTS]) >= chunks * self.gradient_items()
+                and (what.phase == TURN or share_read(&self.done[TURN]) >= (chunks + 1) * self.turns))
+
+    cdef void count(self, int64_t k) noexcept nogil:
+        share_add(&self.done[self.find(k).phase])
+        share_add(&self.finished)
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         if self.weights.double:
-            bptt_item(self, self.weights, self.course, k, worker, <double *> NULL)
+            bptt_item(self, self.weights, self.course, self.find(k), worker, <double *> NULL)
         else:
-            bptt_item(self, self.weights, self.course, k, worker, <float *> NULL)
+            bptt_item(self, self.weights, self.course, self.find(k), worker, <float *> NULL)
+
+    cdef ptrdiff_t set_row(self, ptrdiff_t chunk) noexcept nogil:
+        """Where in the arrays of `sets` chunks its rows are."""
+        return chunk % self.sets * self.capacity
 
 
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
@@ -270,10 +334,10 @@ cdef inline bint back_fits(BpttJob job, int worker, const void *end) noexcept no
 
 
 cdef void bptt_rows(
-    BpttJob job, Panels w, Course course, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last,
-    real *kind
+    BpttJob job, Panels w, Course course, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t chunk_at,
+    ptrdiff_t first, ptrdiff_t last, real *kind
 ) noexcept nogil:
-    """da of steps end-1..start of rows number first..last-1."""
+    """da of steps end-1..start of rows number first..last-1; to the arrays of chunks from row chunk_at on."""
     cdef ptrdiff_t H = w.H, R = w.R, base = course.before(start), s, n, r
     cdef real *carry = <real *> job.carry_h + first * R
     cdef real *carry_c = row_of(job.carry_c, first, H, kind)
@@ -289,13 +353,13 @@ cdef void bptt_rows(
         if simple:
             bare_back_step(w, n, s & 1, row_of(job.dy, s * course.B + first, R, kind),
                            <const real *> job.y + (s * course.B + first) * R,
-                           <real *> job.da + ((s - start) * course.B + first) * R, carry, room)
+                           <real *> job.da + (chunk_at + (s - start) * course.B + first) * R, carry, room)
             continue
         if job.deep:
             memcpy(carry, <const real *> job.deep_h + (course.before(s) + first) * R, n * R * sizeof(real))
             if carry_c != NULL:
                 memcpy(carry_c, <const real *> job.deep_c + (course.before(s) + first) * H, n * H * sizeof(real))
-        back_step(job, job.weights, job.course, s, first, n, course.before(s) - base + first, not job.deep,
+        back_step(job, job.weights, job.course, s, first, n, chunk_at + course.before(s) - base + first, not job.deep,
                   not job.deep, carry, carry_c, room)
     if start == 0 and not job.deep:
         for r in range(first, last):

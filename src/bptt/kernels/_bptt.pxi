@@ -17,65 +17,73 @@ cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
             + (outer_items(kind, w.R, w.H, False) if w.projected else 0) + 1)
 
 
-cdef inline const real *h_rows(BpttJob job, ptrdiff_t start, ptrdiff_t *from_head, real *kind) noexcept nogil:
-    """h_{t-1} of a chunk's rows: the first from_head of them are h_begin, this is where the others are."""
+cdef inline const real *h_rows(
+    BpttJob job, ptrdiff_t start, ptrdiff_t at, ptrdiff_t *from_head, real *kind
+) noexcept nogil:
+    """h_{t-1} of a chunk's rows: the first from_head of them are h_begin, this is where the others are.
+
+    at: where in the arrays of chunks this one is.
+    """
     cdef ptrdiff_t B = job.course.B, R = job.weights.R
     from_head[0] = B if start == 0 and job.h_before == NULL else 0
     if job.h_before != NULL:
-        return <const real *> job.h_before
+        return <const real *> job.h_before + at * R
     return <const real *> job.y + (start * B - B + from_head[0]) * R
 
 
-cdef inline const real *x_rows(BpttJob job, ptrdiff_t start, real *kind) noexcept nogil:
+cdef inline const real *x_rows(BpttJob job, ptrdiff_t start, ptrdiff_t at, real *kind) noexcept nogil:
     """x of a chunk's rows."""
-    return <const real *> (job.xs if job.xs != NULL else row_of(job.x, start * job.course.B, job.weights.I, kind))
+    if job.xs == NULL:
+        return row_of(job.x, start * job.course.B, job.weights.I, kind)
+    return <const real *> job.xs + at * job.weights.I
 
 
-cdef void bptt_item(BpttJob job, Panels w, Course course, int64_t k, int worker, real *kind) noexcept nogil:
-    cdef ptrdiff_t each = job.blocks + job.turns + job.gradient_items()
-    cdef ptrdiff_t chunk = k // each, item = k % each
-    cdef ptrdiff_t end = job.bounds[chunk], start = job.bounds[chunk + 1], B = course.B
-    if item < job.blocks:
-        bptt_rows(job, job.weights, job.course, worker, start, end, block_start(B, job.blocks, item),
-                  block_start(B, job.blocks, item + 1), kind)
-    elif item < job.blocks + job.turns:
-        turn_item(job, job.weights, job.course, start, end, item - job.blocks, worker, kind)
+cdef void bptt_item(BpttJob job, Panels w, Course course, ChunkItem what, int worker, real *kind) noexcept nogil:
+    cdef ptrdiff_t end = job.bounds[what.chunk], start = job.bounds[what.chunk + 1], B = course.B
+    cdef ptrdiff_t at = job.set_row(what.chunk)
+    if what.phase == RECURRENCE:
+        bptt_rows(job, job.weights, job.course, worker, start, end, at, block_start(B, job.blocks, what.item),
+                  block_start(B, job.blocks, what.item + 1), kind)
+    elif what.phase == TURN:
+        turn_item(job, job.weights, job.course, start, end, at, what.item, worker, kind)
     elif not job.interrupted(worker, 2.0 * (course.before(end) - course.before(start)) * w.N_hh * 64):
-        gradient_item(job, job.weights, job.course, start, end, item - job.blocks - job.turns, worker,
-                      chunk > 0 or job.adds, kind)
+        gradient_item(job, job.weights, job.course, start, end, at, what.item, worker, what.chunk > 0 or job.adds,
+                      kind)
 
 
-cdef inline const real *d_ih_of(BpttJob job, Panels w, real *kind) noexcept nogil:
-    return <const real *> (job.d_ih if w.normal else job.da)
+cdef inline const real *d_ih_of(BpttJob job, Panels w, ptrdiff_t at, real *kind) noexcept nogil:
+    return <const real *> job.d_ih + at * w.N_ih if w.normal else <const real *> job.da + at * w.S
 
 
 cdef void turn_item(
-    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t item, int worker, real *kind
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, int worker,
+    real *kind
 ) noexcept nogil:
     """Part of what the weight gradients of a chunk need: da transposed, or that split for the AMX unit."""
     cdef ptrdiff_t rows = course.before(end) - course.before(start)
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, columns = w.S if w.cell == GRU and not w.normal else w.N_ih
     if real is float:
         if job.sum_parts:
-            split_item(job, w, start, rows, ld_ih, columns, item, worker)
+            split_item(job, w, at, rows, ld_ih, columns, item, worker)
             return
-    turn_columns(d_ih_of(job, w, kind), ld_ih, rows, columns, job.turns, item, <real *> job.turned_ih)
+    turn_columns(d_ih_of(job, w, at, kind), ld_ih, rows, columns, job.turns, item, <real *> job.turned_ih)
     if w.normal:
-        turn_columns(<const real *> job.d_hh, w.N_hh, rows, w.N_hh, job.turns, item, <real *> job.turned_hh)
+        turn_columns(<const real *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item,
+                     <real *> job.turned_hh)
 
 
 cdef void split_item(
-    BpttJob job, Panels w, ptrdiff_t start, ptrdiff_t rows, ptrdiff_t ld_ih, ptrdiff_t columns, ptrdiff_t item,
-    int worker
+    BpttJob job, Panels w, ptrdiff_t at, ptrdiff_t rows, ptrdiff_t ld_ih, ptrdiff_t columns, ptrdiff_t item, int worker
 ) noexcept nogil:
     """Part of da^T as a left operand, unless the chunk has few rows."""
     cdef float *room = <float *> (job.scratch.aligned + worker * job.scratch_each)
     job.unfit[item] = rows < amx_from_rows
     if job.unfit[item]:
         return
-    job.unfit[item] = not amx_turn(d_ih_of(job, w, <float *> NULL), ld_ih, rows, columns, job.turns, item, room,
+    job.unfit[item] = not amx_turn(d_ih_of(job, w, at, <float *> NULL), ld_ih, rows, columns, job.turns, item, room,
                                    job.left_ih)
-    if w.normal and not amx_turn(<const float *> job.d_hh, w.N_hh, rows, w.N_hh, job.turns, item, room, job.left_hh):
+    if w.normal and not amx_turn(<const float *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item, room,
+                                 job.left_hh):
         job.unfit[item] = True
 
 
@@ -91,15 +99,17 @@ cdef const char *left_of(BpttJob job, const char *left, ptrdiff_t numbers) noexc
 
 
 cdef void gradient_item(
-    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t item, int worker, bint add,
-    real *kind
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, int worker,
+    bint add, real *kind
 ) noexcept nogil:
     """One of the products of the chunk of steps end-1..start; see `gradient_count`."""
     cdef ptrdiff_t base = course.before(start)
     cdef ptrdiff_t B = course.B, H = w.H, I = w.I, R = w.R, rows = course.before(end) - base, first, last, count
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, ld_hh = w.N_hh if w.normal else w.S
-    cdef const real *d_ih = d_ih_of(job, w, kind)
-    cdef const real *d_hh = <const real *> job.d_hh if w.normal else <const real *> job.da + w.from_hh
+    cdef const real *da = <const real *> job.da + at * w.S
+    cdef const real *m = row_of(job.m, at, H, kind)
+    cdef const real *d_ih = d_ih_of(job, w, at, kind)
+    cdef const real *d_hh = <const real *> job.d_hh + at * w.N_hh if w.normal else da + w.from_hh
     # where da was split for the unit, it was not transposed
     cdef bint turned = job.turns > 0 and not job.sum_parts
     cdef const real *columns_ih = <const real *> job.turned_ih if turned else d_ih
@@ -118,7 +128,7 @@ cdef void gradient_item(
     count = outer_items(kind, w.N_hh, R, job.sum_parts)
     if item < count:
         # dW_hh = sum_t da_t^T h_{t-1}
-        body = h_rows(job, start, &from_head, kind)
+        body = h_rows(job, start, at, &from_head, kind)
         left = left_of(job, job.left_hh if w.normal else job.left_ih + w.from_hh // AMX_ROWS * amx_size(1, rows),
                        w.N_hh * R)
         outer_panel(columns_hh, row_hh, k_hh, left, w.N_hh, 0, rows, <const real *> job.h_begin, from_head, body, R,
@@ -130,15 +140,14 @@ cdef void gradient_item(
         if item < count:
             # dW_hn = sum_t da_n^T s_t
             outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, H * H), H, 0, rows, <const real *> NULL, 0,
-                        <const real *> job.m, H, item, job.sum_parts, scratch, right,
-                        <real *> job.dw[1] + 2 * H * H, start_sum)
+                        m, H, item, job.sum_parts, scratch, right, <real *> job.dw[1] + 2 * H * H, start_sum)
             return
         item -= count
     if w.tokens:
         if item == 0:
             # dW_ih[:, v] = sum of da over the rows with token v
             scatter_rows(d_ih, ld_ih, w.N_ih, rows,
-                         <const int64_t *> job.xs if job.xs != NULL else <const int64_t *> job.x + start * B,
+                         <const int64_t *> job.xs + at if job.xs != NULL else <const int64_t *> job.x + start * B,
                          <real *> job.dw[0], padded(kind, w.N_ih))
             return
         item -= 1
@@ -147,7 +156,7 @@ cdef void gradient_item(
         if item < count:
             # dW_ih = sum_t da_t^T x_t
             outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, w.N_ih * I), w.N_ih, late, rows,
-                        <const real *> NULL, 0, x_rows(job, start, kind), I, item, job.sum_parts, scratch, right,
+                        <const real *> NULL, 0, x_rows(job, start, at, kind), I, item, job.sum_parts, scratch, right,
                         <real *> job.dw[0], start_sum)
             return
         item -= count
@@ -173,18 +182,17 @@ cdef void gradient_item(
         item -= job.input_groups
     if w.projected and item < outer_items(kind, R, H, False):
         # dW_hr = sum_t dh_t^T m_t
-        outer_panel(<const real *> job.dh, 1, R, <const char *> NULL, R, 0, rows, <const real *> NULL, 0,
-                    <const real *> job.m, H, item, False, scratch, right, <real *> job.dw[4], start_sum)
+        outer_panel(<const real *> job.dh + at * R, 1, R, <const char *> NULL, R, 0, rows, <const real *> NULL, 0, m, H,
+                    item, False, scratch, right, <real *> job.dw[4], start_sum)
         return
     if job.dbias != NULL:
-        column_sums(<const real *> job.da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
+        column_sums(da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
     if w.normal:
-        gain_sums(job, job.course, start, end, <const real *> job.da, <const real *> job.normed_ih, w.N_ih,
-                  <real *> job.dgain, add)
-        gain_sums(job, job.course, start, end, <const real *> job.da + w.from_hh, <const real *> job.normed_hh, w.N_hh,
+        gain_sums(job, job.course, start, end, da, <const real *> job.normed_ih, w.N_ih, <real *> job.dgain, add)
+        gain_sums(job, job.course, start, end, da + w.from_hh, <const real *> job.normed_hh, w.N_hh,
                   <real *> job.dw[7], add)
     if w.ph != NULL:
-        peephole_sums(job, job.course, start, end, <real *> job.dw[5], add)
+        peephole_sums(job, job.course, start, end, da, <real *> job.dw[5], add)
 
 
 cdef int cut_into_chunks(BpttJob job) except -1:
@@ -222,7 +230,8 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef Panels w = job.weights
     cdef Course course = job.course
     cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
-    cdef ptrdiff_t x = 0 if course.plain else 2 * C if w.tokens else C * w.I  # a token id is as long as two floats
+    cdef ptrdiff_t all = C * job.sets
+    cdef ptrdiff_t x = 0 if course.plain else 2 * all if w.tokens else all * w.I  # a token id is as long as two floats
     cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
     cdef bint m = w.projected or w.cell == GRU_BEFORE, turned = job.turns > 0 and not job.sum_parts
     cdef size_t size
@@ -233,9 +242,9 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
                             ceil_div(fixed_room(w.N_ih, C), LINE) * LINE if job.input_fixed else 0)
     job.scratch = take_memory(job.scratch_each * workers + parts_size(job, w, NULL))
     parts_size(job, w, job.scratch.aligned + job.scratch_each * workers)
-    size = B * (w.R + w.H) + C * w.S + (C * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
-    size += (C * (w.S + (w.N_hh if w.normal else 0)) if turned else 0) + (0 if course.plain else C * w.R)
-    size += x + dx + (C * w.R if w.projected else 0) + (C * w.H if m else 0)
+    size = B * (w.R + w.H) + all * w.S + (all * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
+    size += (C * (w.S + (w.N_hh if w.normal else 0)) if turned else 0) + (0 if course.plain else all * w.R)
+    size += x + dx + (all * w.R if w.projected else 0) + (all * w.H if m else 0)
     size += total * (w.R + w.H) if job.deep else 0
     job.work = take_memory(size * sizeof(real) + LINE)
     # token ids first, aligned as they must be
@@ -246,10 +255,10 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     job.carry_h, job.carry_c = next, next + B * w.R if w.cell == LSTM else NULL
     next = next + B * (w.R + w.H)
     job.da = next
-    next = next + C * w.S
+    next = next + all * w.S
     if w.normal:
-        job.d_ih, job.d_hh = next, next + C * w.N_ih
-        next = next + C * (w.N_ih + w.N_hh)
+        job.d_ih, job.d_hh = next, next + all * w.N_ih
+        next = next + all * (w.N_ih + w.N_hh)
     job.dbias = next if w.has_bias_ih or w.has_bias_hh else NULL
     job.dgain = next + w.S
     next = next + w.S + w.N_ih
@@ -258,16 +267,16 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
         next = next + C * (w.S + (w.N_hh if w.normal else 0))
     if not course.plain:
         job.h_before = next
-        next = next + C * w.R
+        next = next + all * w.R
     if dx:
         job.dxs = next
         next = next + dx
     if w.projected:
         job.dh = next
-        next = next + C * w.R
+        next = next + all * w.R
     if m:
         job.m = next
-        next = next + C * w.H
+        next = next + all * w.H
     if job.deep:
         job.deep_h, job.deep_c = next, next + total * w.R
         next = next + total * (w.R + w.H)

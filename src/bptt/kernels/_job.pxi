@@ -141,8 +141,9 @@ cdef class Buffers:
 cdef class Job:
     """One call's work as a sequence of items that threads claim in order.
 
-    Item k may start once the first wait_for(k) items are done; which thread does an item changes no number.  The
-    caller works too, and returns when all is done; helpers that come after that find nothing to claim.
+    Item k may start once it is ready(k), for which it may want items before it, but none after it, to be done; which
+    thread does an item changes no number.  The caller works too, and returns when all is done; helpers that come after
+    that find nothing to claim.
     """
 
     cdef share_count claimed
@@ -159,8 +160,12 @@ cdef class Job:
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         pass
 
-    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        return 0
+    cdef bint ready(self, int64_t k) noexcept nogil:
+        return True
+
+    cdef void count(self, int64_t k) noexcept nogil:
+        """Item k is done."""
+        share_add(&self.finished)
 
     @cython.final
     cdef bint interrupted(self, int worker, double operations) noexcept nogil:
@@ -192,22 +197,24 @@ cdef class Job:
 
     cdef void work(self, int worker) noexcept nogil:
         cdef int64_t k
+        cdef int spins
         while True:
             k = share_add(&self.claimed)
             if k >= self.items:
                 return
-            self.wait(worker, self.wait_for(k))
+            spins = 0
+            while not self.ready(k):
+                spins += 1
+                self.wait(worker, spins)
             if not share_read(&self.stop):
                 self.item(k, worker)
-            share_add(&self.finished)
+            self.count(k)
 
-    cdef void wait(self, int worker, int64_t done) noexcept nogil:
-        cdef int spins = 0
-        while share_read(&self.finished) < done:
-            spins += 1
-            share_wait(spins)
-            if worker == 0 and self.signals and spins % 256 == 0:
-                self.look_at_clock()
+    @cython.final
+    cdef void wait(self, int worker, int spins) noexcept nogil:
+        share_wait(spins)
+        if worker == 0 and self.signals and spins % 256 == 0:
+            self.look_at_clock()
 
     def help(self):
         """Run by a thread of the pool."""
@@ -225,6 +232,7 @@ cdef class Job:
             self.item(k, 0)
 
     cdef int run(self, int64_t items, int helpers) except -1:
+        cdef int spins = 0
         self.items, self.helpers = items, helpers
         self.signals = PyThread_get_thread_ident() == main_thread
         if self.signals:
@@ -236,7 +244,9 @@ cdef class Job:
                 self.end(error)
         with nogil:
             self.work(0)
-            self.wait(0, items)
+            while share_read(&self.finished) < items:
+                spins += 1
+                self.wait(0, spins)
         if self.error is not None:
             raise self.error
         return 0

@@ -172,7 +172,7 @@ cdef void gain_sums(
 
 
 cdef void peephole_sums(
-    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, real *total, bint add
+    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, const real *da, real *total, bint add
 ) noexcept nogil:
     """total (3 H,) (+)= sums over the rows of a chunk of da_i c_{t-1}, da_f c_{t-1} and da_o (f c_{t-1} + i g)."""
     cdef ptrdiff_t H = job.weights.H, S = job.weights.S, s, r, k, j = 0, width, row, at, gate
@@ -189,7 +189,7 @@ cdef void peephole_sums(
         for s in range(start, end):
             for r in range(course.alive(s)):
                 at = course.at(s, r)
-                a, d = <const real *> job.gates + at * S + j, <const real *> job.da + row * S + j
+                a, d = <const real *> job.gates + at * S + j, da + row * S + j
                 if course.resets(s, r):
                     c = <const real *> job.c_0 + course.row(r) * H + j
                 elif s == 0:

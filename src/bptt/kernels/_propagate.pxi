@@ -200,7 +200,7 @@ cdef int prepare_steps(
     BpttJob job, Saved saved, Course course, ptrdiff_t rows, Buffers buffers, real *kind
 ) except -1:
     """For `back_step` of so many rows at once, by itself: no weight gradient wants x and h_{t-1} side by side."""
-    job.weights, job.course, job.capacity, job.blocks = saved.panels, course, rows, 1
+    job.weights, job.course, job.capacity, job.blocks, job.sets = saved.panels, course, rows, 1, 1
     point_at(job, saved, buffers)
     make_room(job, 1, kind)
     job.xs = NULL
@@ -267,6 +267,7 @@ cdef back_propagate(
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
     plan_parts(job, w, input_grad)
     job.turns = workers if w.S > DIRECT_ROWS or job.sum_parts else 0
+    job.sets = 2 if workers > 1 else 1
     if job.input_fixed:
         job.input_groups = max(ceil_div(job.capacity, BLOCK_K), min(workers, ceil_div(job.capacity, AMX_ROWS)))
     elif input_grad:

@@ -30,8 +30,11 @@ cdef class WalkJob(BpttJob):
     cdef int64_t *exponents     # OUT (sources, T)
     cdef const int64_t *lengths  # IN (B,) or NULL: T
 
-    cdef int64_t wait_for(self, int64_t k) noexcept nogil:
-        return 0
+    cdef bint ready(self, int64_t k) noexcept nogil:
+        return True
+
+    cdef void count(self, int64_t k) noexcept nogil:
+        share_add(&self.finished)
 
     cdef void item(self, int64_t k, int worker) noexcept nogil:
         # late steps, which have the longest way, first
