@@ -6,7 +6,11 @@
 #     dW_hh += da^T h_{t-1}      dW_ih += da^T x      dx = da W_ih      db += sum of da
 #
 # da of one chunk is all the memory that a backward pass needs beyond its results.  Chunks are counted from the end
-# and are a matter of T, B and the lengths alone, so the sums don't depend on how the work is shared out.
+# and are a matter of T, B, the lengths and the layer alone, so the sums don't depend on how the work is shared out.
+
+cdef enum:
+    HALF_K = BLOCK_K // 2  # rows of half a chunk at least
+    HALVED_TO = 1 << 21    # bytes of the weight gradients of a layer with gates whose chunks are halved
 
 
 cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
@@ -195,18 +199,34 @@ cdef void gradient_item(
         peephole_sums(job, job.course, start, end, da, <real *> job.dw[5], add)
 
 
-cdef int cut_into_chunks(BpttJob job) except -1:
-    """Chunks of at most BLOCK_K rows (or one step), the last one first."""
+cdef bint halves_chunks(Panels w) noexcept nogil:
+    """Whether half a chunk at a time is faster.
+
+    Gates, their gradients and the operands that are made of those then stay in cache from one loop to the next, and
+    the sums, of which there are twice as many passes, do so too.
+    """
+    return w.cell > IDENTITY and (w.N_ih * w.I + w.N_hh * w.R) * (8 if w.double else 4) <= HALVED_TO
+
+
+cdef int cut_into_chunks(BpttJob job, bint halved) except -1:
+    """Chunks of at most BLOCK_K rows (or one step), the last one first; or those in halves."""
     cdef Course course = job.course
-    cdef ptrdiff_t s, rows, count = 0
+    cdef ptrdiff_t s, rows, count = 0, middle, half
     job.bounds_memory = take_memory((course.T + 1) * sizeof(int64_t))
     job.bounds = <int64_t *> job.bounds_memory.aligned
     job.bounds[0] = s = course.T
     while s > 0:
-        rows = 0
+        rows = half = middle = 0
         while s > 0 and (rows == 0 or rows + course.alive(s - 1) <= BLOCK_K):
             s -= 1
             rows += course.alive(s)
+            if half < HALF_K:
+                middle, half = s, rows
+        if halved and rows - half >= HALF_K:
+            job.capacity = max(job.capacity, half)
+            count += 1
+            job.bounds[count] = middle
+            rows -= half
         job.capacity = max(job.capacity, rows)
         count += 1
         job.bounds[count] = s

@@ -62,10 +62,11 @@ def chunk_bounds(ptrdiff_t T, ptrdiff_t B, lengths=None):
     Returns
     -------
     list of int
+        Some layers' sums are cut between these steps, too.
     """
     cdef BpttJob job = BpttJob.__new__(BpttJob)
     job.course = course_of(T, B, lengths, None, False, None)
-    cut_into_chunks(job)
+    cut_into_chunks(job, False)
     return [job.bounds[k] for k in range(job.chunks + 1)]
 
 
@@ -255,7 +256,7 @@ cdef back_propagate(
     job.dh_0, job.dc_0 = job.dh_begin, job.dc_begin
     if initial_to is not None:
         job.dh_0, job.dc_0 = buffers.write(initial_to[0]), buffers.write(initial_to[1]) if lstm else NULL
-    cut_into_chunks(job)
+    cut_into_chunks(job, halves_chunks(w))
     for k in range(8):
         at = buffers.write(dweights[k])
         job.dw[k] = at
