@@ -124,6 +124,7 @@ def unroll(
     job.normed_ih, job.rate_ih = buffers.write(normed[0]), buffers.write(normed[1])
     job.normed_hh, job.rate_hh = buffers.write(normed[2]), buffers.write(normed[3])
     size = 8 if panels.double else 4
+    job.past = (rows is not None or normed[0] is not None) and T * B * panels.S * size >= PAST_FROM
     if final is not None and course.plain and T > 1 and panels.cell <= IDENTITY and not panels.normal:
         # h is all that there is of a step
         memcpy(<char *> job.y + (T - 1) * B * panels.R * size, buffers.read(final[0]), B * panels.R * size)

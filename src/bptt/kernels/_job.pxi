@@ -26,6 +26,10 @@ cdef extern from "_memory.h" nogil:
     void memory_after_fork()
     void memory_release()
 
+cdef extern from "_past.h" nogil:
+    void past_copy(void *to, const void *from_, size_t bytes)
+    void past_done()
+
 cdef enum:
     MOST_BUFFERS = 32
     LINE = 64  # bytes in a cache line; panels start on one, so that no vector load straddles two
@@ -53,7 +57,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def release_memory():
-    """Free the blocks, of 64 MiB at most, that are kept for the next call."""
+    """Free the blocks, of 256 MiB at most, that are kept for the next call."""
     memory_release()
 
 

@@ -93,11 +93,20 @@ cdef void step(
             gru_forward(GRU_UPDATE, a + r * S, h_before + r * H, h + r * H, H)
 
 
+cdef inline void put_by(bint past, real *to, const real *numbers, ptrdiff_t n) noexcept nogil:
+    """Copy what is kept for the backward pass."""
+    if past:
+        past_copy(to, numbers, n * sizeof(real))
+    else:
+        memcpy(to, numbers, n * sizeof(real))
+
+
 cdef void input_rows(
     Panels w, ptrdiff_t rows,
     real *a,       # INOUT (rows, S): W_ih x in, without bias where the layer is normalised; p out
     real *normed,  # OUT (rows, N_ih) or NULL: LN(W_ih x)
     real *rate,    # OUT (rows,) or NULL
+    bint past,     # `normed` is to go past the caches
 ) noexcept nogil:
     """What is left to do for p, once the input product is there."""
     cdef ptrdiff_t H = w.H, S = w.S, N = w.N_ih, r
@@ -106,7 +115,7 @@ cdef void input_rows(
         for r in range(rows):
             scale = normalise(a + r * S, N)
             if normed != NULL:
-                memcpy(normed + r * N, a + r * S, N * sizeof(real))
+                put_by(past, normed + r * N, a + r * S, N)
                 rate[r] = scale
             scale_add(a + r * S, <const real *> w.gain_ih, <const real *> w.bias, a + r * S, N)
     if w.cell == GRU:
@@ -151,7 +160,7 @@ cdef void whole_step(
                 bias = NULL
             step_product(w.fixed_ih, False, 1, x, I, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
         if more_input(w):
-            input_rows(w, rows, a, <real *> NULL, <real *> NULL)
+            input_rows(w, rows, a, <real *> NULL, <real *> NULL, False)
         step(w, rows, backwards, a, h_before, c_before, h, c, <const real *> NULL, <real *> NULL, <real *> NULL, room)
         return
     groups = ceil_div(panels, TILE_ROW_PANELS)

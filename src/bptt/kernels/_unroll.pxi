@@ -11,6 +11,8 @@ cdef enum:
     ROWS_TOGETHER_LARGE = 96
     # Operations under which waking another thread costs more than it brings.
     WORK_TO_SHARE = 20_000_000
+    # Bytes kept for the backward pass of which little will be in cache when it comes to them.
+    PAST_FROM = 1 << 22
     # Operations under which a call keeps the GIL: 10 us, and letting it go and sharing out the work cost 0.2 us.
     WORK_TO_RELEASE = 1_000_000
 
@@ -37,7 +39,7 @@ cdef class UnrollJob(Job):
     cdef Panels weights
     cdef Course course
     cdef bint odd
-    cdef ptrdiff_t most      # rows of an item
+    cdef bint past           # gates and what is normalised go past the caches
     cdef Memory scratch      # working memory for each worker
     cdef size_t scratch_each
     cdef void *x       # IN (T, B, I) or tokens (T, B)
@@ -66,8 +68,10 @@ cdef class UnrollJob(Job):
         cdef ptrdiff_t steps = self.steps_ahead(self.course.B // self.items), size
         cdef bint apart = not self.course.plain
         size = step_room(w, rows, rows * steps, self.course.dropout != NULL)
-        if apart or (w.cell > IDENTITY and self.gates == NULL):
+        if apart or (w.cell > IDENTITY and (self.gates == NULL or self.past)):
             size += steps * rows * w.S
+        if self.past and w.normal and not apart:
+            size += rows * w.N_hh
         if apart:
             size += rows * ((0 if w.tokens else steps * w.I) + 3 * w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
         elif w.cell == LSTM and self.c == NULL:
@@ -105,6 +109,8 @@ cdef void unroll_item(UnrollJob job, int worker, ptrdiff_t first, ptrdiff_t last
         unroll_rows(job, job.weights, worker, first, last, kind)
     else:
         unroll_apart(job, job.weights, job.course, worker, first, last, kind)
+    if job.past:
+        past_done()
 
 
 cdef void unroll_one(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrdiff_t last, real *kind) noexcept nogil:
@@ -135,9 +141,10 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef real *room = <real *> job.room(worker)
     cdef real *panel = room
     cdef real *c_t = NULL
+    cdef real *normed = NULL
     # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
     cdef real *a = <real *> (job.y if w.cell <= IDENTITY else job.gates)
-    cdef bint alone = a == NULL, simple = bare(w)
+    cdef bint alone = a == NULL or (job.past and w.cell > IDENTITY), simple = bare(w)
     cdef double work = w.work() * rows
     cdef ptrdiff_t each = rows if alone else B
     cdef real *base
@@ -154,6 +161,9 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     if w.cell == LSTM and job.c == NULL:
         c_t = room
         room = room + rows * H
+    if job.past and w.normal:
+        normed = room
+        room = room + rows * w.N_hh
     check(job.fits(worker, room + step_room(w, rows, rows * ahead, False)), b"room")
     start = 0
     while start < T:
@@ -182,7 +192,8 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
         if more_input(w):
             for t in range(start, end):
                 input_rows(w, rows, base + (t - start) * each * S,
-                           row_of(job.normed_ih, t * B + first, N, kind), row_of(job.rate_ih, t * B + first, 1, kind))
+                           row_of(job.normed_ih, t * B + first, N, kind), row_of(job.rate_ih, t * B + first, 1, kind),
+                           job.past)
         for t in range(start, end):
             if job.interrupted(worker, work):
                 return
@@ -194,8 +205,15 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 continue
             if job.c != NULL:
                 c_t = <real *> job.c + (t * B + first) * H
-            step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL,
-                 row_of(job.normed_hh, t * B + first, w.N_hh, kind), row_of(job.rate_hh, t * B + first, 1, kind), room)
+            if not job.past:
+                normed = row_of(job.normed_hh, t * B + first, w.N_hh, kind)
+            step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL, normed,
+                 row_of(job.rate_hh, t * B + first, 1, kind), room)
+            if job.past:
+                if w.cell > IDENTITY:
+                    put_by(True, row_of(job.gates, t * B + first, S, kind), a_t, rows * S)
+                if w.normal:
+                    put_by(True, row_of(job.normed_hh, t * B + first, w.N_hh, kind), normed, rows * w.N_hh)
             h, c = h_t, c_t
         start = end
     memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
@@ -264,7 +282,7 @@ cdef void unroll_apart(
         if not w.tokens and k:
             step_product(w.fixed_ih, False, 1, x, I, k, ih, I, N, a, S, TILE_SET, bias, False, room)
         if more_input(w):
-            input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih)
+            input_rows(w, k, a, normed_ih if w.normal else NULL, rate_ih, False)
         k = 0
         for s in range(start, end):
             n = min(last, course.alive(s)) - first
@@ -292,10 +310,10 @@ cdef void unroll_apart(
                 if job.c != NULL:
                     memcpy(<real *> job.c + at * H, c_t + r * H, H * sizeof(real))
                 if job.gates != NULL:
-                    memcpy(<real *> job.gates + at * S, a_s + r * S, S * sizeof(real))
+                    put_by(job.past, <real *> job.gates + at * S, a_s + r * S, S)
                 if job.normed_ih != NULL:
-                    memcpy(<real *> job.normed_ih + at * N, normed_ih + (k + r) * N, N * sizeof(real))
-                    memcpy(<real *> job.normed_hh + at * w.N_hh, normed_hh + r * w.N_hh, w.N_hh * sizeof(real))
+                    put_by(job.past, <real *> job.normed_ih + at * N, normed_ih + (k + r) * N, N)
+                    put_by(job.past, <real *> job.normed_hh + at * w.N_hh, normed_hh + r * w.N_hh, w.N_hh)
                     (<real *> job.rate_ih)[at] = rate_ih[k + r]
                     (<real *> job.rate_hh)[at] = rate_hh[r]
             h, h_t = h_t, h

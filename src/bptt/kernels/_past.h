@@ -1,0 +1,40 @@
+/* Stores past the caches, for what is read again only when a whole sequence has been through them.
+ *
+ * An ordinary store reads the cache line that it overwrites and leaves it where the weights of the next step might be:
+ * of 16 MB written and read back later, 8 GB/s against 12 to 15.
+ */
+#ifndef BPTT_PAST_H
+#define BPTT_PAST_H
+
+#include "_lanes.h"
+
+#if LANES_BYTES && (defined(__AVX512F__) || defined(__AVX__))
+#define PAST_LINE 64
+
+LANES_INLINE void past_copy(void *to, const void *from, size_t bytes)
+{
+    char *p = to;
+    const char *q = from;
+    if ((uintptr_t)to % PAST_LINE || bytes % PAST_LINE) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (size_t k = 0; k < bytes; k += LANES_BYTES) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512((void *)(p + k), _mm512_loadu_si512(q + k));
+#else
+        _mm256_stream_si256((void *)(p + k), _mm256_loadu_si256((const void *)(q + k)));
+#endif
+    }
+}
+
+/* Such stores are in no order with others: before another thread is told of them. */
+LANES_INLINE void past_done(void) { _mm_sfence(); }
+
+#else
+
+LANES_INLINE void past_copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+LANES_INLINE void past_done(void) {}
+
+#endif
+#endif
