@@ -1,36 +1,16 @@
 /* The matrix of products in whole numbers, packed by columns; see _digits.h for what is in memory.
  *
- * First all numbers of each k are counted, by columns or by lines, for the powers of two; then 16 columns at a time are
- * packed, from rows of W (N, K), which are columns of the product, or from lines of W^T (K, N).
+ * From rows of W (N, K), which are columns of the product: all numbers of each k are counted, for the powers of two; then
+ * 16 columns at a time are packed.  From lines of W^T (K, N): each has its power as soon as it is counted, so the columns'
+ * units are known once all lines have been through, and the digits are made 16 lines at a time.
  */
 #ifndef BPTT_COLUMNS_H
 #define BPTT_COLUMNS_H
 
 #include "_digits.h"
 
-/* A matrix (K, N) as its lines lie: the first head_lines of them at head, the others at body. */
-typedef struct {
-    const float *head, *body;
-    ptrdiff_t head_lines, ld;
-} fixed_lines;
-
-LANES_INLINE const float *fixed_line(const fixed_lines *lines, ptrdiff_t k)
-{
-    return k < lines->head_lines ? lines->head + k * lines->ld : lines->body + (k - lines->head_lines) * lines->ld;
-}
-
 #if AMX_BUILT
 #define FIXED_LARGEST_W (157 << 23) /* 2^30: bits of what its largest number over the powers may be */
-
-/* 16 numbers of line k, from column `first` on, divided by its power. */
-LANES_INLINE __m512 fixed_get_line(const fixed_lines *lines, const float *up, ptrdiff_t first, ptrdiff_t k,
-                                   __mmask16 part)
-{
-    int32_t power;
-    memcpy(&power, up + k, sizeof power);
-    return _mm512_mul_ps(_mm512_maskz_loadu_ps(part, fixed_line(lines, k) + first),
-                         _mm512_castsi512_ps(_mm512_set1_epi32((254 << 23) - power)));
-}
 
 /* Of each k of 16 columns of W, or fewer: the largest |W[n, k]|, their sum, how many are not 0.  out: (3, Kp), 0 at first,
  * where W will go; row[j]: the K numbers of a column. */
@@ -54,44 +34,36 @@ static LANES_UNUSED void fixed_count_columns(const float *const row[16], ptrdiff
     }
 }
 
-/* Of one k of N columns. */
-static LANES_UNUSED void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+/* The powers of two of 16 k, of which those are counted.  Returns whether W is for here, as far as they tell. */
+LANES_INLINE int fixed_power(__m512i most, __m512 sum, __m512i count, float *up)
 {
-    float *at = (float *)out + k;
-    __m512i most = _mm512_setzero_si512();
-    __m512 sum = _mm512_setzero_ps();
-    int32_t count = 0, largest;
-    for (ptrdiff_t n = 0; n < N; n += 16) {
-        __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(fixed_mask(N - n), row + n));
-        most = _mm512_max_epi32(most, v);
-        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
-        count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
-    }
-    largest = _mm512_reduce_max_epi32(most);
-    memcpy(at, &largest, sizeof largest);
-    at[fixed_padded(K)] = _mm512_reduce_add_ps(sum);
-    memcpy(at + 2 * fixed_padded(K), &count, sizeof count);
+    __m512i exponent = _mm512_srli_epi32(most, 23);
+    __m512 all = _mm512_mul_ps(_mm512_castsi512_ps(most), _mm512_cvtepi32_ps(count));
+    if (_mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(255 << 23)) ||
+        _mm512_cmp_ps_mask(all, _mm512_mul_ps(sum, _mm512_set1_ps(FIXED_SPREAD)), _CMP_GT_OQ))
+        return 0;
+    /* the largest number over its power is from 1/2 to 1 */
+    exponent = _mm512_min_epi32(_mm512_max_epi32(exponent, _mm512_set1_epi32(66)), _mm512_set1_epi32(186));
+    exponent = _mm512_mask_mov_epi32(exponent, _mm512_testn_epi32_mask(most, most), _mm512_set1_epi32(126));
+    _mm512_storeu_si512(up, _mm512_slli_epi32(_mm512_add_epi32(exponent, _mm512_set1_epi32(1)), 23));
+    return 1;
 }
 
-/* All columns are counted: the powers of two.  Returns whether W is for here, as far as they tell. */
+/* All columns are counted. */
 static LANES_UNUSED int fixed_set_powers(ptrdiff_t K, char *out)
 {
     const ptrdiff_t Kp = fixed_padded(K);
     float *up = (float *)out;
-    for (ptrdiff_t k = 0; k < Kp; k += 16) {
-        __m512i most = _mm512_loadu_si512(up + k), exponent = _mm512_srli_epi32(most, 23);
-        __m512 all = _mm512_mul_ps(_mm512_castsi512_ps(most),
-                                   _mm512_cvtepi32_ps(_mm512_loadu_si512(up + 2 * Kp + k)));
-        if (_mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(255 << 23)) ||
-            _mm512_cmp_ps_mask(all, _mm512_mul_ps(_mm512_loadu_ps(up + Kp + k), _mm512_set1_ps(FIXED_SPREAD)),
-                               _CMP_GT_OQ))
+    for (ptrdiff_t k = 0; k < Kp; k += 16)
+        if (!fixed_power(_mm512_loadu_si512(up + k), _mm512_loadu_ps(up + Kp + k), _mm512_loadu_si512(up + 2 * Kp + k),
+                         up + k))
             return 0;
-        /* the largest number over its power is from 1/2 to 1 */
-        exponent = _mm512_min_epi32(_mm512_max_epi32(exponent, _mm512_set1_epi32(66)), _mm512_set1_epi32(186));
-        exponent = _mm512_mask_mov_epi32(exponent, _mm512_testn_epi32_mask(most, most), _mm512_set1_epi32(126));
-        _mm512_storeu_si512(up + k, _mm512_slli_epi32(_mm512_add_epi32(exponent, _mm512_set1_epi32(1)), 23));
-    }
     return 1;
+}
+
+LANES_INLINE fixed_columns *fixed_head(char *out, ptrdiff_t group, ptrdiff_t K)
+{
+    return (fixed_columns *)(out + fixed_padded(K) * sizeof(float) + group * fixed_apart(K));
 }
 
 LANES_INLINE void fixed_set_less(fixed_columns *columns, int sum, __m512i digits)
@@ -115,7 +87,7 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
 {
     const ptrdiff_t Kp = fixed_padded(K);
     const float *up = (const float *)out;
-    fixed_columns *head = (fixed_columns *)(out + Kp * sizeof(float) + group * fixed_apart(K));
+    fixed_columns *head = fixed_head(out, group, K);
     char *tile = (char *)(head + 1);
     int32_t turned[FIXED_DIGITS][16][16] __attribute__((aligned(64)));
     float inverse[16];
@@ -157,27 +129,80 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
     return 1;
 }
 
-/* Of 16 columns: the largest numbers' bits; whether one of them is large beside the others that are not 0. */
-LANES_INLINE int fixed_look_down(const fixed_lines *lines, const float *up, ptrdiff_t first, __mmask16 part, ptrdiff_t K,
-                                 __m512i *largest)
+LANES_INLINE __m512 fixed_inverse(const float *power)
 {
-    __m512i most[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}, count = most[0];
-    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, mean;
-    for (ptrdiff_t k = 0; k < K; ++k) {
-        __m512i v = fixed_size_bits(fixed_get_line(lines, up, first, k, part));
-        most[k & 1] = _mm512_max_epi32(most[k & 1], v);
-        sum[k & 1] = _mm512_add_ps(sum[k & 1], _mm512_castsi512_ps(v));
+    return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_set1_epi32(254 << 23), _mm512_loadu_si512(power)));
+}
+
+/* 16 lines of W^T from line k on, those before K: their powers of two, and what 16 columns each have in them, divided by
+ * those: the largest number, the sum, how many are not 0, in head->less.  The first lines come first; returns as
+ * `fixed_power`. */
+static LANES_UNUSED int fixed_count_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
+{
+    const int some = K - k < 16 ? (K - k > 0 ? (int)(K - k) : 0) : 16;
+    float sums[16] = {0}, inverse[16];
+    int32_t largest[16] = {0}, counts[16] = {0};
+    for (int i = 0; i < some; ++i) {
+        __m512i most = _mm512_setzero_si512(), count = most;
+        __m512 sum = _mm512_setzero_ps();
+        for (ptrdiff_t n = 0; n < N; n += 16) {
+            __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(fixed_mask(N - n), line[i] + n));
+            most = _mm512_max_epi32(most, v);
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
+            count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
+        }
+        largest[i] = _mm512_reduce_max_epi32(most);
+        sums[i] = _mm512_reduce_add_ps(sum);
+        counts[i] = _mm512_reduce_add_epi32(count);
     }
-    *largest = _mm512_max_epi32(most[0], most[1]);
-    mean = _mm512_mul_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_set1_ps(FIXED_SPREAD));
-    if (!_mm512_cmp_ps_mask(_mm512_mul_ps(_mm512_castsi512_ps(*largest), _mm512_set1_ps((float)K)), mean, _CMP_GT_OQ))
+    if (!fixed_power(_mm512_loadu_si512(largest), _mm512_loadu_ps(sums), _mm512_loadu_si512(counts), (float *)out + k))
         return 0;
-    for (ptrdiff_t k = 0; k < K; ++k) { /* unless it is zeros that make the mean so small */
-        __m512i v = fixed_size_bits(fixed_get_line(lines, up, first, k, part));
-        count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
+    _mm512_storeu_ps(inverse, fixed_inverse((float *)out + k));
+    for (ptrdiff_t n = 0; n < N; n += 16) {
+        fixed_columns *head = fixed_head(out, n / 16, K);
+        __mmask16 part = fixed_mask(N - n);
+        __m512i most[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}, count = most[0];
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        if (k) {
+            most[0] = _mm512_loadu_si512(head->less[0]);
+            sum[0] = _mm512_loadu_ps(head->less[1]);
+            count = _mm512_loadu_si512(head->less[2]);
+        }
+        for (int i = 0; i < some; ++i) {
+            __m512i v = fixed_size_bits(_mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[i] + n),
+                                                      _mm512_set1_ps(inverse[i])));
+            most[i & 1] = _mm512_max_epi32(most[i & 1], v);
+            sum[i & 1] = _mm512_add_ps(sum[i & 1], _mm512_castsi512_ps(v));
+            count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
+        }
+        _mm512_storeu_si512(head->less[2], count);
+        _mm512_storeu_si512(head->less[0], _mm512_max_epi32(most[0], most[1]));
+        _mm512_storeu_ps(head->less[1], _mm512_add_ps(sum[0], sum[1]));
     }
-    return _mm512_cmp_ps_mask(_mm512_mul_ps(_mm512_castsi512_ps(*largest), _mm512_cvtepi32_ps(count)), mean,
-                              _CMP_GT_OQ) != 0;
+    return 1;
+}
+
+/* All lines are counted: the columns' units; in head->less their inverses and sums of digits, none yet.  Returns whether
+ * W is for here. */
+static LANES_UNUSED int fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
+{
+    for (ptrdiff_t n = 0; n < N; n += 16) {
+        fixed_columns *head = fixed_head(out, n / 16, K);
+        __m512i most = _mm512_loadu_si512(head->less[0]);
+        __m512 largest = _mm512_castsi512_ps(most);
+        __m512 all = _mm512_mul_ps(largest, _mm512_cvtepi32_ps(_mm512_loadu_si512(head->less[2])));
+        __mmask16 any = _mm512_test_epi32_mask(most, most);
+        if (_mm512_mask_cmplt_epi32_mask(any, most, _mm512_set1_epi32(FIXED_LEAST)) ||
+            _mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(FIXED_LARGEST_W)) ||
+            _mm512_cmp_ps_mask(all, _mm512_mul_ps(_mm512_loadu_ps(head->less[1]), _mm512_set1_ps(FIXED_SPREAD)),
+                               _CMP_GT_OQ))
+            return 0;
+        _mm512_storeu_ps(head->unit, _mm512_mul_ps(largest, _mm512_set1_ps(4294967296.0f / FIXED_MOST)));
+        _mm512_storeu_ps(head->less[FIXED_DIGITS], _mm512_maskz_div_ps(any, _mm512_set1_ps(FIXED_MOST), largest));
+        for (int d = 0; d < FIXED_DIGITS; ++d)
+            _mm512_storeu_si512(head->less[d], _mm512_setzero_si512());
+    }
+    return 1;
 }
 
 /* The bytes of 4 k of 16 columns, by digit: what a line of W is, but for the sign. */
@@ -194,43 +219,42 @@ LANES_INLINE void fixed_interleave(const __m512i v[4], __m512i to[FIXED_DIGITS])
     to[2] = _mm512_ternarylogic_epi32(lower, _mm512_srli_epi32(low, 16), low_2, 0xca);
 }
 
-/* As `fixed_pack_columns`, of 16 columns or fewer of W^T, whose lines are what they are columns of; from column `first`. */
-FIXED_FUNCTION int fixed_pack_lines(const fixed_lines *lines, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t group,
-                                    ptrdiff_t K, char *out)
+/* Digits of 16 lines of W^T from line k < Kp on. */
+FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
 {
-    const ptrdiff_t Kp = fixed_padded(K);
-    const __mmask16 part = fixed_mask(columns);
-    const float *up = (const float *)out;
-    fixed_columns *head = (fixed_columns *)(out + Kp * sizeof(float) + group * fixed_apart(K));
-    char *tile = (char *)(head + 1);
-    const __m512i zero = _mm512_setzero_si512();
-    __m512i most, sums[FIXED_DIGITS] = {zero, zero, zero};
-    __m512 largest, inverse;
-    if (fixed_look_down(lines, up, first, part, K, &most))
-        return 0;
-    largest = _mm512_castsi512_ps(most);
-    if (_mm512_mask_cmplt_epi32_mask(_mm512_test_epi32_mask(most, most), most, _mm512_set1_epi32(FIXED_LEAST)) ||
-        _mm512_cmpge_epi32_mask(most, _mm512_set1_epi32(FIXED_LARGEST_W)))
-        return 0;
-    _mm512_storeu_ps(head->unit, _mm512_mul_ps(largest, _mm512_set1_ps(4294967296.0f / FIXED_MOST)));
-    inverse = _mm512_maskz_div_ps(_mm512_test_epi32_mask(most, most), _mm512_set1_ps(FIXED_MOST), largest);
-    for (ptrdiff_t k = 0; k < Kp; k += 4, tile += FIXED_FOUR) {
-        __m512i v[4], digits[FIXED_DIGITS];
-        for (int i = 0; i < 4; ++i) {
-            v[i] = _mm512_set1_epi32(0x808080);
-            if (k + i < K)
-                v[i] = _mm512_add_epi32(v[i], _mm512_cvtps_epi32(_mm512_mul_ps(
-                    fixed_get_line(lines, up, first, k + i, part), inverse)));
+    const int some = K - k < 16 ? (K - k > 0 ? (int)(K - k) : 0) : 16;
+    float power[16];
+    _mm512_storeu_ps(power, fixed_inverse((float *)out + k));
+    for (ptrdiff_t n = 0; n < N; n += 16) {
+        fixed_columns *head = fixed_head(out, n / 16, K);
+        char *tile = (char *)(head + 1) + k / 4 * FIXED_FOUR;
+        const __mmask16 part = fixed_mask(N - n);
+        const __m512 inverse = _mm512_loadu_ps(head->less[FIXED_DIGITS]);
+        __m512i sums[FIXED_DIGITS];
+        for (int d = 0; d < FIXED_DIGITS; ++d)
+            sums[d] = _mm512_loadu_si512(head->less[d]);
+        for (int four = 0; four < 16; four += 4, tile += FIXED_FOUR) {
+            __m512i v[4], digits[FIXED_DIGITS];
+            for (int i = 0; i < 4; ++i) {
+                v[i] = _mm512_set1_epi32(0x808080);
+                if (four + i < some)
+                    v[i] = _mm512_add_epi32(v[i], _mm512_cvtps_epi32(_mm512_mul_ps(
+                        _mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[four + i] + n), _mm512_set1_ps(power[four + i])),
+                        inverse)));
+            }
+            fixed_interleave(v, digits);
+            for (int d = 0; d < FIXED_DIGITS; ++d) {
+                digits[d] = _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80));
+                _mm512_storeu_si512(tile + d * FIXED_LINE, digits[d]);
+                sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), digits[d]);
+            }
         }
-        fixed_interleave(v, digits);
-        for (int d = 0; d < FIXED_DIGITS; ++d) {
-            digits[d] = _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80));
-            _mm512_storeu_si512(tile + d * FIXED_LINE, digits[d]);
-            sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), digits[d]);
-        }
+        if (k + 16 >= fixed_padded(K))
+            fixed_set_all_less(head, sums);
+        else
+            for (int d = 0; d < FIXED_DIGITS; ++d)
+                _mm512_storeu_si512(head->less[d], sums[d]);
     }
-    fixed_set_all_less(head, sums);
-    return 1;
 }
 
 /* W[n, k] again, as it is known here. */
@@ -247,9 +271,15 @@ LANES_INLINE void fixed_count_columns(const float *const row[16], ptrdiff_t colu
 {
     check(0, "no AMX");
 }
-LANES_INLINE void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+LANES_INLINE int fixed_count_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
 {
     check(0, "no AMX");
+    return 0;
+}
+LANES_INLINE int fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
+{
+    check(0, "no AMX");
+    return 0;
 }
 LANES_INLINE int fixed_set_powers(ptrdiff_t K, char *out)
 {
@@ -262,11 +292,9 @@ LANES_INLINE int fixed_pack_columns(const float *const row[16], ptrdiff_t column
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE int fixed_pack_lines(const fixed_lines *lines, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t group,
-                                  ptrdiff_t K, char *out)
+LANES_INLINE void fixed_pack_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
 {
     check(0, "no AMX");
-    return 0;
 }
 LANES_INLINE double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
 {

@@ -13,22 +13,16 @@ cdef extern from "_fixed.h" nogil:
         ptrdiff_t each
         uint8_t *digits
         float *left
-    ctypedef struct fixed_lines:
-        const float *head
-        const float *body
-        ptrdiff_t head_lines
-        ptrdiff_t ld
-    const float *fixed_line(const fixed_lines *lines, ptrdiff_t k)
     ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
     ptrdiff_t fixed_each(ptrdiff_t K)
     bint fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
     ptrdiff_t fixed_padded(ptrdiff_t K)
     void fixed_count_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t K, char *out)
-    void fixed_count_row(const float *row, ptrdiff_t N, ptrdiff_t k, ptrdiff_t K, char *out)
+    bint fixed_count_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
+    bint fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
     bint fixed_set_powers(ptrdiff_t K, char *out)
     bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
-    bint fixed_pack_lines(const fixed_lines *lines, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
-                          char *out)
+    void fixed_pack_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
     double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
     void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine,
                         const float *bias, bint add, bint backwards)
@@ -37,10 +31,10 @@ cdef enum:
     # A row alone takes no longer than with the tile from here on: what is smaller is in the nearest cache.
     FIXED_FROM = 16_000
     FIXED_TERMS = 96  # and K; rows of 64 take a fifth longer
-    # Backwards a matrix is packed twice: as it is, for whoever asks the tape for it, and as whole numbers.  For dx ...
-    FIXED_INPUT_FROM = 65_000
-    # ... and in the recurrence, where a row alone takes longer than with the tile if W_hh is in the second-level cache.
-    FIXED_BACK_FROM = 500_000
+    # Backwards W_hh is packed in two ways, and a row alone takes up to 4% of a forward and a backward pass longer than
+    # with the tile; 32 rows take 5 to 20% less.
+    FIXED_BACK_FROM = 16_000
+    FIXED_INPUT_FROM = 65_000  # of W_ih, for dx: there 32 rows gain less from a smaller one, and a row loses more
 
     # All tiles of a product are as high as its highest: 17 rows as 16 and one take three quarters of the time, if
     # reading the matrix again is little work.
@@ -58,39 +52,59 @@ cdef bint fixed_wants(ptrdiff_t least, ptrdiff_t K, ptrdiff_t N) noexcept nogil:
     return amx_used and K * N >= least and fixed_terms <= K <= FIXED_LONGEST
 
 
-cdef bint fixed_pack(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, void *out) noexcept nogil:
-    """w^T, w (N, K); column j is row (j + late) mod N. Returns whether it is for here; if not, out holds anything."""
+cdef void fixed_pack(
+    const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N,
+    bint *forward, void *out,  # w^T, w (N, K): column n is row (n + late) mod N
+    bint *backward, void *out_back,  # w: line n is row (n + late) mod N
+    float *copy, bint turned,  # w again, in panels as `pack_rows` makes them; line N - 1 - n is that row where turned
+) noexcept nogil:
+    """w packed as whole numbers in one of two ways or both, each if the flag says so; False where it is not for here.
+
+    All of it is read twice: to count, with the copy if that isn't NULL, and to pack.
+    """
     cdef const float *row[16]
     cdef ptrdiff_t way, n, columns, j
-    memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
+    if forward[0]:
+        memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
     for way in range(2):
-        for n in range(0, N, 16):
+        for n in range(0, fixed_padded(N) if backward[0] else N, 16):
             columns = min(N - n, <ptrdiff_t> 16)
             for j in range(columns):
                 row[j] = w + (n + j + late) % N * K
-            if way == 0:
-                fixed_count_columns(row, columns, K, <char *> out)
-            elif not fixed_pack_columns(row, columns, n // 16, K, <char *> out):
-                return False
-        if way == 0 and not fixed_set_powers(K, <char *> out):
-            return False
-    return True
+            if way == 0 and copy != NULL:
+                copy_rows(row, columns, n, turned, N, K, copy, backward[0])
+            if forward[0] and columns > 0:
+                if way == 0:
+                    fixed_count_columns(row, columns, K, <char *> out)
+                elif not fixed_pack_columns(row, columns, n // 16, K, <char *> out):
+                    forward[0] = False
+            if backward[0]:
+                if way == 1:
+                    fixed_pack_lines(row, n, N, K, <char *> out_back)
+                elif not fixed_count_lines(row, n, N, K, <char *> out_back):
+                    backward[0] = False
+        if way == 0:
+            forward[0] = forward[0] and fixed_set_powers(K, <char *> out)
+            backward[0] = backward[0] and fixed_set_units(N, K, <char *> out_back)
+    past_done()
 
 
-cdef bint fixed_pack_back(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, void *out) noexcept nogil:
-    """W (K, N), row k of which is row (k + late) mod K of w.  Returns as `fixed_pack`."""
-    cdef fixed_lines lines
-    cdef ptrdiff_t k, n
-    lines.head, lines.head_lines, lines.body, lines.ld = w + late * N, K - late, w, N
-    memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
-    for k in range(K):
-        fixed_count_row(fixed_line(&lines, k), N, k, K, <char *> out)
-    if not fixed_set_powers(K, <char *> out):
-        return False
-    for n in range(0, N, 16):
-        if not fixed_pack_lines(&lines, n, min(N - n, <ptrdiff_t> 16), n // 16, K, <char *> out):
-            return False
-    return True
+cdef void copy_rows(
+    const float **row, ptrdiff_t count, ptrdiff_t k, bint turned, ptrdiff_t K, ptrdiff_t N, float *packed, bint past
+) noexcept nogil:
+    """Rows k.. of W (K, N) to its panels, see `fixed_pack`; past the caches, if only a tape's user will read them."""
+    cdef ptrdiff_t p, first, width, j, line, L = LANES_F32
+    cdef float *panel
+    for p in range(panel_count(<float *> NULL, N)):
+        first = panel_start(<float *> NULL, N, p)
+        width = (panel_start(<float *> NULL, N, p + 1) - first) * L
+        panel = packed + first * L * K
+        for j in range(count):
+            line = K - 1 - k - j if turned else k + j
+            if past and first * L + width <= N:
+                past_copy(panel + line * width, row[j] + first * L, width * sizeof(float))
+            else:
+                pack_straight(row[j] + first * L, 0, min(N - first * L, width), 1, panel + line * width)
 
 
 cdef inline ptrdiff_t fixed_room(ptrdiff_t K, ptrdiff_t rows) noexcept nogil:

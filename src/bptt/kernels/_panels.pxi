@@ -192,29 +192,18 @@ cdef class Panels:
                     b[j] = b[j] + (<const real *> at[3])[j]
         if keep:
             self.backward_room(kind, at)
-            if self.tokens:
-                self.columns(weight_ih, I, <real *> self.back_ih)
-            elif self.cell >= GRU:
-                # the columns n r z from the last to the first
-                pack_rows(weight_ih + (2 * H - 1) * I, -I, 0, 2 * H, N, I, <real *> self.back_ih)
-                pack_rows(weight_ih + (N - 1) * I, -I, 2 * H, N, N, I, <real *> self.back_ih)
-            else:
-                pack(weight_ih, I, False, N, I, <real *> self.back_ih)
         if self.tokens:
+            if keep:
+                self.columns(weight_ih, I, <real *> self.back_ih)
             for v in range(Np // L):
                 pack_vector(weight_ih, I, self.late, I, N, v * L, <real *> self.ih + v * L, Np)
             if not self.normal:
                 for v in range(I):
                     for j in range(N):
                         (<real *> self.ih)[v * Np + j] = b[j] + (<real *> self.ih)[v * Np + j]
-        elif ih:
-            if real is float:
-                self.fixed_ih = self.fixed_ih and fixed_pack(weight_ih, self.late, I, N, self.ih)
-            if not self.fixed_ih:
-                pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
+        else:
+            self.fill_ih(weight_ih, keep)
         # last what every step reads: it is in cache when the first one begins
-        if keep:
-            pack(weight_hh, R, False, self.N_hh, R, <real *> self.back_hh)
         if hr:
             pack(<const real *> at[4], H, True, H, R, <real *> self.hr)
             if keep:
@@ -223,14 +212,33 @@ cdef class Panels:
             pack(weight_hh + 2 * H * H, H, True, H, H, <real *> self.hn)
             if keep:
                 pack(weight_hh + 2 * H * H, H, False, H, H, <real *> self.back_hn)
-        if real is float:
-            if keep and amx_used:
-                self.pack_digits(weight_ih, weight_hh)
-            self.fixed_hh = self.fixed_hh and fixed_pack(weight_hh, 0, R, self.N_hh, self.hh)
-            if self.fixed_hh:
-                return 0
-        pack(weight_hh, R, True, R, self.N_hh, <real *> self.hh)
+        self.fill_hh(weight_hh, keep)
         return 0
+
+    cdef void fill_ih(self, const real *weight_ih, bint keep) noexcept nogil:
+        cdef ptrdiff_t I = self.I, H = self.H, N = self.N_ih
+        if self.fixed_ih or self.fixed_back_ih:
+            if real is float:
+                fixed_pack(weight_ih, self.late, I, N, &self.fixed_ih, self.ih, &self.fixed_back_ih,
+                           self.digits_back_ih, <float *> self.back_ih if keep else NULL, self.cell >= GRU)
+        elif keep and self.cell >= GRU:
+            # the columns n r z from the last to the first
+            pack_rows(weight_ih + (2 * H - 1) * I, -I, 0, 2 * H, N, I, <real *> self.back_ih)
+            pack_rows(weight_ih + (N - 1) * I, -I, 2 * H, N, N, I, <real *> self.back_ih)
+        elif keep:
+            pack(weight_ih, I, False, N, I, <real *> self.back_ih)
+        if self.ih != NULL and not self.fixed_ih:
+            pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
+
+    cdef void fill_hh(self, const real *weight_hh, bint keep) noexcept nogil:
+        if self.fixed_hh or self.fixed_back_hh:
+            if real is float:
+                fixed_pack(weight_hh, 0, self.R, self.N_hh, &self.fixed_hh, self.hh, &self.fixed_back_hh,
+                           self.digits_back_hh, <float *> self.back_hh if keep else NULL, False)
+        elif keep:
+            pack(weight_hh, self.R, False, self.N_hh, self.R, <real *> self.back_hh)
+        if not self.fixed_hh:
+            pack(weight_hh, self.R, True, self.R, self.N_hh, <real *> self.hh)
 
     cdef int backward_room(self, real *kind, void **at) except -1:
         """Memory for what a tape keeps, and the biases into it."""
@@ -257,13 +265,6 @@ cdef class Panels:
         if self.has_bias_hh:
             memcpy(<real *> self.biases + N, at[3], N * sizeof(real))
         return 0
-
-    cdef void pack_digits(self, const float *weight_ih, const float *weight_hh) noexcept nogil:
-        """The backward pass's matrices again as whole numbers, where they are wanted."""
-        self.fixed_back_hh = self.fixed_back_hh and fixed_pack_back(weight_hh, 0, self.N_hh, self.R,
-                                                                    self.digits_back_hh)
-        self.fixed_back_ih = self.fixed_back_ih and fixed_pack_back(weight_ih, self.late, self.N_ih, self.I,
-                                                                    self.digits_back_ih)
 
     cdef const void *step_back_hh(self) noexcept nogil:
         """W_hh as the recurrence backwards multiplies by it."""
