@@ -52,6 +52,23 @@ def test_every_batch_size(cell, dtype):
             assert other_rows(alone, batch, [B - 1]) == [], (H, B)
 
 
+@pytest.mark.parametrize(
+    ("cell", "H", "P"),
+    [
+        *(("tanh", H, None) for H in (40, 48, 56, 80, 96, 112)),
+        *(("gru_reset_before", H, None) for H in (24, 40, 48, 80)),
+        *(("lstm", H, P) for H in (10, 12, 14, 20, 24, 28) for P in (None, 9)),
+    ],
+)
+def test_matrices_of_two_panels(cell, H, P, dtype):
+    """A row alone goes through both at once."""
+    features = frozenset({"projection"}) if P else frozenset()
+    p = problem(3, 40, 5, H, cell=cell, dtype=dtype, features=features, P=P)
+    alone = results(of_rows(p, np.array([39])))
+    for B in (2, 3, 7, 17, 40):
+        assert other_rows(alone, results(of_rows(p, np.arange(40 - B, 40))), [B - 1]) == [], B
+
+
 @pytest.mark.parametrize("cell", kernels.CELLS)
 def test_every_batch_size_with_options(cell, dtype):
     """A sequence as one of 1, 2, ..., 130 that end, begin anew and are dropped elsewhere."""

@@ -153,6 +153,69 @@
     }
 #define TILE_ROW_PANELS (8 / TILE_WIDTH)
 
+/* One row times two neighbouring panels, of W and X vectors, with two interleaved sums: one panel after the other, as
+ * many sums at once as either has, would wait on the latency of a multiply-add. */
+#define TILE_DEFINE_PAIR(P, REAL, V, L, W, X)                                                          \
+    TILE_FUNCTION void P##_tile_pair_##W##_##X(const REAL *a, const REAL *panel, ptrdiff_t K, REAL *c, \
+                                               int start, const REAL *bias)                            \
+    {                                                                                                  \
+        const REAL *next = panel + K * W * L;                                                          \
+        V s[2][W + X];                                                                                 \
+        ptrdiff_t k = 0;                                                                               \
+        TILE_UNROLL for (int j = 0; j < W + X; ++j) {                                                  \
+            s[0][j] = bias ? P##_load(bias + j * L) : P##_splat(0);                                    \
+            s[1][j] = P##_splat(0);                                                                    \
+        }                                                                                              \
+        for (; k + 2 <= K; k += 2)                                                                     \
+            TILE_UNROLL for (int g = 0; g < 2; ++g) {                                                  \
+                V x = P##_splat(a[k + g]);                                                             \
+                TILE_UNROLL for (int j = 0; j < W; ++j)                                                \
+                    s[g][j] = s[g][j] + x * P##_load(panel + ((k + g) * W + j) * L);                   \
+                TILE_UNROLL for (int j = 0; j < X; ++j)                                                \
+                    s[g][W + j] = s[g][W + j] + x * P##_load(next + ((k + g) * X + j) * L);            \
+            }                                                                                          \
+        if (k < K) {                                                                                   \
+            TILE_UNROLL for (int j = 0; j < W; ++j)                                                    \
+                s[0][j] = s[0][j] + P##_splat(a[k]) * P##_load(panel + (k * W + j) * L);               \
+            TILE_UNROLL for (int j = 0; j < X; ++j)                                                    \
+                s[0][W + j] = s[0][W + j] + P##_splat(a[k]) * P##_load(next + (k * X + j) * L);        \
+        }                                                                                              \
+        TILE_UNROLL for (int j = 0; j < W + X; ++j) {                                                  \
+            V v = s[0][j];                                                                             \
+            if (start == TILE_ADD)                                                                     \
+                v = v + P##_load(c + j * L);                                                           \
+            P##_store(c + j * L, v + s[1][j]);                                                         \
+        }                                                                                              \
+    }
+
+#if TILE_WIDTH == 4
+#define TILE_PAIRS(P, REAL, V, L)                                                                      \
+    TILE_DEFINE_PAIR(P, REAL, V, L, 3, 2)                                                              \
+    TILE_DEFINE_PAIR(P, REAL, V, L, 3, 3)                                                              \
+    TILE_DEFINE_PAIR(P, REAL, V, L, 4, 3)                                                              \
+    /* of so many vectors in two panels; whether there is one of that size */                          \
+    LANES_INLINE int P##_tile_pair(ptrdiff_t vectors, const REAL *a, const REAL *panel, ptrdiff_t K, REAL *c, \
+                                   int start, const REAL *bias)                                        \
+    {                                                                                                  \
+        if (vectors == 5)                                                                              \
+            P##_tile_pair_3_2(a, panel, K, c, start, bias);                                            \
+        else if (vectors == 6)                                                                         \
+            P##_tile_pair_3_3(a, panel, K, c, start, bias);                                            \
+        else if (vectors == 7)                                                                         \
+            P##_tile_pair_4_3(a, panel, K, c, start, bias);                                            \
+        else                                                                                           \
+            return 0;                                                                                  \
+        return 1;                                                                                      \
+    }
+#else
+#define TILE_PAIRS(P, REAL, V, L)                                                                      \
+    LANES_INLINE int P##_tile_pair(ptrdiff_t vectors, const REAL *a, const REAL *panel, ptrdiff_t K, REAL *c, \
+                                   int start, const REAL *bias)                                        \
+    {                                                                                                  \
+        return 0;                                                                                      \
+    }
+#endif
+
 #define TILE_CASE(P, CHAINS, WIDTH, ROWS)                                                              \
     case (CHAINS * 8 + WIDTH) * 8 + ROWS:                                                              \
         P##_tile_##CHAINS##_##WIDTH##_##ROWS(a, a_row, a_k, panel, panel_k, K, c, ldc, tail, start, bias, ahead); \
@@ -185,6 +248,7 @@
 #define TILE_PRECISION(P, REAL, V, L)                                                                  \
     TILE_LIST(TILE_DEFINE, P, REAL, V, L)                                                              \
     TILE_DEFINE_ROW(P, REAL, V, L, TILE_ROW_PANELS)                                                    \
+    TILE_PAIRS(P, REAL, V, L)                                                                          \
     /* rows <= tile_height(chains, width) */                                                           \
     static LANES_UNUSED void P##_tile(int chains, int width, int rows, const REAL *a, ptrdiff_t a_row, \
                                       ptrdiff_t a_k, const REAL *panel, ptrdiff_t panel_k,             \

@@ -40,6 +40,11 @@ cdef extern from "_tile.h" nogil:
     void f64_tile_row(const double *a, ptrdiff_t a_k, const double *panel, ptrdiff_t apart, ptrdiff_t K, double *c,
                       int start, const double *bias)
 
+    bint f32_tile_pair(ptrdiff_t vectors, const float *a, const float *panel, ptrdiff_t K, float *c, int start,
+                       const float *bias)
+    bint f64_tile_pair(ptrdiff_t vectors, const double *a, const double *panel, ptrdiff_t K, double *c, int start,
+                       const double *bias)
+
 cdef extern from "_pack.h" nogil:
     void f32_pack_turned(const float *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, float *out, ptrdiff_t out_k)
     void f64_pack_turned(const double *w, ptrdiff_t ldw, ptrdiff_t rows, ptrdiff_t K, double *out, ptrdiff_t out_k)
@@ -123,6 +128,15 @@ cdef inline void tile_row(const real *a, ptrdiff_t a_k, const real *panel, ptrdi
         f64_tile_row(a, a_k, panel, apart, K, c, start, bias)
 
 
+cdef inline bint tile_pair(
+    ptrdiff_t vectors, const real *a, const real *panel, ptrdiff_t K, real *c, int start, const real *bias
+) noexcept nogil:
+    if real is float:
+        return f32_tile_pair(vectors, a, panel, K, c, start, bias)
+    else:
+        return f64_tile_pair(vectors, a, panel, K, c, start, bias)
+
+
 cdef inline void panel_product(
     int chains, int width, const real *a, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t rows, const real *panel,
     ptrdiff_t panel_k, ptrdiff_t K, real *c, ptrdiff_t ldc, ptrdiff_t tail, int start, const real *bias,
@@ -168,6 +182,9 @@ cdef inline void product(
         width = panel_start(<real *> NULL, N, 1)
         panel_product(chains, <int> width, a, a_row, a_k, rows, packed, width * L, K, c, ldc, N - (width - 1) * L,
                       start, bias, <const real *> NULL)
+        return
+    if (panels == 2 and rows == 1 and sets == 1 and chains == 2 and a_k == 1 and K <= BLOCK_K and N % L == 0
+            and tile_pair(N // L, a, packed, K, c, start, bias)):
         return
     while i < panels:
         together = 1
