@@ -69,6 +69,15 @@ def test_matrices_of_two_panels(cell, H, P, dtype):
         assert other_rows(alone, results(of_rows(p, np.arange(40 - B, 40))), [B - 1]) == [], B
 
 
+@pytest.mark.parametrize("features", [(), ("layer_norm",), ("layer_norm", "lengths")])
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+def test_more_kept_than_the_caches_hold(cell, features, dtype):
+    """What goes past the caches is what three rows alone leave in them: more than 4 MiB, and little."""
+    p = problem(20, 900 if cell == "tanh" else 230, 5, 64, cell=cell, dtype=dtype, features=features)
+    rows = np.array([0, 100, 229])
+    assert other_rows(results(of_rows(p, rows)), results(p), rows) == []
+
+
 @pytest.mark.parametrize("cell", kernels.CELLS)
 def test_every_batch_size_with_options(cell, dtype):
     """A sequence as one of 1, 2, ..., 130 that end, begin anew and are dropped elsewhere."""
