@@ -26,7 +26,8 @@ cdef class BpttJob(Job):
     cdef share_count[3] done    # items of each phase, which follow one another within it
     cdef ptrdiff_t blocks       # items of a chunk's recurrence, then ...
     cdef ptrdiff_t turns        # items that transpose da, then ...
-    cdef ptrdiff_t input_groups  # ... the products, among them groups of rows of dx
+    cdef ptrdiff_t products     # ... the products, once it is known how they are cut:
+    cdef ptrdiff_t input_groups  # among them groups of rows of dx
     cdef Memory scratch         # a panel, and what `back_step` wants, for each worker; split operands of a chunk
     cdef size_t scratch_each
     cdef size_t scratch_parts   # where in it a worker's split operands are
@@ -90,7 +91,7 @@ cdef class BpttJob(Job):
         the recurrence of the next chunk comes before the products, which all share in the meantime.
         """
         cdef ChunkItem found
-        cdef ptrdiff_t each = self.blocks + self.turns + self.gradient_items(), ahead = 0
+        cdef ptrdiff_t each = self.blocks + self.turns + self.products, ahead = 0
         found.phase = RECURRENCE
         found.chunk = 0
         found.item = k
@@ -126,10 +127,10 @@ cdef class BpttJob(Job):
         if what.phase == RECURRENCE:
             # the state that it goes on from; the products of the chunk that was last in the same arrays
             return (share_read(&self.done[RECURRENCE]) >= chunks * self.blocks
-                    and share_read(&self.done[PRODUCTS]) >= (chunks + 1 - self.sets) * self.gradient_items())
+                    and share_read(&self.done[PRODUCTS]) >= (chunks + 1 - self.sets) * self.products)
         # what is transposed is in the same memory as that of the chunk before, and goes into the same sums
         return (share_read(&self.done[RECURRENCE]) >= (chunks + 1) * self.blocks
-                and share_read(&self.done[PRODUCTS]) >= chunks * self.gradient_items()
+                and share_read(&self.done[PRODUCTS]) >= chunks * self.products
                 and (what.phase == TURN or share_read(&self.done[TURN]) >= (chunks + 1) * self.turns))
 
     cdef void count(self, int64_t k) noexcept nogil:

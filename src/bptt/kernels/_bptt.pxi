@@ -5,8 +5,9 @@
 #
 #     dW_hh += da^T h_{t-1}      dW_ih += da^T x      dx = da W_ih      db += sum of da
 #
-# da of one chunk is all the memory that a backward pass needs beyond its results.  Chunks are counted from the end
-# and are a matter of T, B, the lengths and the layer alone, so the sums don't depend on how the work is shared out.
+# da of one chunk, of two where threads share the work, is all the memory that a backward pass needs beyond its results.
+# Chunks are counted from the end and are a matter of T, B, the lengths and the layer alone, so the sums don't depend on
+# how the work is shared out.
 
 cdef enum:
     HALF_K = BLOCK_K // 2  # rows of half a chunk at least

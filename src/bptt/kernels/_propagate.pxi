@@ -295,7 +295,8 @@ cdef back_propagate(
             truncated = DepthJob.__new__(DepthJob)
             truncated.into, truncated.depth = job, depth
             truncated.run(job.blocks, min(workers, <int> B) - 1)
-        items = job.chunks * (job.blocks + job.turns + job.gradient_items())
+        job.products = job.gradient_items()
+        items = job.chunks * (job.blocks + job.turns + job.products)
         if workers == 1 and operations < WORK_TO_RELEASE:
             job.run_alone(items)
         else:
