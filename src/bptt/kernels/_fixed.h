@@ -97,90 +97,68 @@ LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const 
         (fine ? fixed_row_11 : fixed_row_10)(rows, 0, w, K, n, N, bias, add);
 }
 
-/* The unit takes as many cycles as its tiles have rows: 7 is of W, the others of A and of sums. */
-LANES_INLINE void fixed_begin(ptrdiff_t rows)
+/* The unit takes as many cycles as its tiles have rows: 7, and unless `fine` 3, are of W, the others of A and of sums. */
+LANES_INLINE void fixed_begin(ptrdiff_t rows, int fine)
 {
     struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } c = {0};
     c.palette = 1;
     for (int t = 0; t < 8; ++t) {
         c.bytes[t] = 64;
-        c.rows[t] = (uint8_t)(t == 7 || rows > 16 ? 16 : rows);
+        c.rows[t] = (uint8_t)(t == 7 || (t == 3 && !fine) || rows > 16 ? 16 : rows);
     }
     __asm__ volatile("ldtilecfg %0" ::"m"(c) : "memory");
 }
 
-#define FIXED_DOT_WITH(A, C) __asm__ volatile("tdpbusd %%tmm7, %%tmm" #A ", %%tmm" #C ::: "memory")
-#define FIXED_DOT(C) FIXED_DOT_WITH(6, C)
-
-/* The three sums of 16 rows, and of the next 16 if ROWS is 2 or of the same and the next 16 columns if COLUMNS is.
- * ahead: what comes after w, or NULL. */
-#define FIXED_DEFINE(ROWS, COLUMNS)                                                                    \
-    static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_##ROWS##COLUMNS(                 \
-        const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp, const uint8_t *w, ptrdiff_t apart, int32_t *sums, \
-        const uint8_t *ahead)                                                                          \
-    {                                                                                                  \
-        const uint8_t *const b = a + 16 * each;                                                        \
-        AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);                                                         \
-        if (ROWS + COLUMNS > 2) { AMX_ZERO(3); AMX_ZERO(4); AMX_ZERO(5); }                             \
-        for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {                                \
-            AMX_LOAD(7, w + 2 * FIXED_LINE, FIXED_FOUR);                                               \
-            FIXED_LEFT(0) FIXED_DOT(2); FIXED_BELOW(ROWS, 0, 5)                                        \
-            FIXED_LEFT(1) FIXED_DOT(1); FIXED_BELOW(ROWS, 1, 4)                                        \
-            FIXED_LEFT(2) FIXED_DOT(0); FIXED_BELOW(ROWS, 2, 3)                                        \
-            if (ahead) FIXED_FETCH(0)                                                                  \
-            AMX_LOAD(7, w + FIXED_LINE, FIXED_FOUR);                                                   \
-            if (ROWS > 1) { FIXED_LEFT(2) }                                                            \
-            FIXED_DOT(1); FIXED_BELOW(ROWS, 2, 4)                                                      \
-            FIXED_LEFT(1) FIXED_DOT(2); FIXED_BELOW(ROWS, 1, 5)                                        \
-            if (ahead) FIXED_FETCH(1)                                                                  \
-            AMX_LOAD(7, w, FIXED_FOUR);                                                                \
-            FIXED_LEFT(2) FIXED_DOT(2); FIXED_BELOW(ROWS, 2, 5)                                        \
-            if (ahead) { FIXED_FETCH(2) ahead += FIXED_BLOCK; }                                        \
-            if (COLUMNS > 1) {                                                                         \
-                AMX_LOAD(7, w + apart + 2 * FIXED_LINE, FIXED_FOUR);                                   \
-                FIXED_DOT(3);                                                                          \
-                FIXED_LEFT(1) FIXED_DOT(4);                                                            \
-                FIXED_LEFT(0) FIXED_DOT(5);                                                            \
-                AMX_LOAD(7, w + apart + FIXED_LINE, FIXED_FOUR);                                       \
-                FIXED_LEFT(1) FIXED_DOT(5);                                                            \
-                FIXED_LEFT(2) FIXED_DOT(4);                                                            \
-                AMX_LOAD(7, w + apart, FIXED_FOUR);                                                    \
-                FIXED_DOT(5);                                                                          \
-            }                                                                                          \
-        }                                                                                              \
-        AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64);            \
-        if (ROWS + COLUMNS > 2) {                                                                      \
-            AMX_STORE(3, sums + 768, 64); AMX_STORE(4, sums + 1024, 64); AMX_STORE(5, sums + 1280, 64); \
-        }                                                                                              \
-    }
-#define FIXED_LEFT(d) AMX_LOAD(6, a + (d) * Kp + k, each);
-#define FIXED_BELOW(ROWS, d, C) if (ROWS > 1) { AMX_LOAD(6, b + (d) * Kp + k, each); FIXED_DOT(C); }
+#define FIXED_DOT(C, A, W) __asm__ volatile("tdpbusd %%tmm" #W ", %%tmm" #A ", %%tmm" #C ::: "memory")
+#define FIXED_LEFT(T, d) AMX_LOAD(T, a + (d) * Kp + k, each)
+#define FIXED_RIGHT(T, d) AMX_LOAD(T, w + (d) * FIXED_LINE, FIXED_FOUR)
 #define FIXED_FETCH(d)                                                                                 \
-    for (int q = 0; q < FIXED_BLOCK / 3; q += 64)                                                      \
+    for (int q = 0; ahead && q < FIXED_BLOCK / 3; q += 64)                                             \
         __builtin_prefetch(ahead + (d) * (FIXED_BLOCK / 3) + q, 0, 2);
 
-FIXED_DEFINE(2, 1)
-FIXED_DEFINE(1, 2)
-FIXED_DEFINE(1, 1)
+/* The three sums of 16 rows and 16 columns.  ahead: what comes after w, or NULL.
+ *
+ * The order is such that of the next three sums, which the unit begins as soon as one of these is stored, none waits
+ * for its place, and no tile is read twice: where somebody else uses the unit too, reading takes as long as multiplying. */
+static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_coarse(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
+                                                                         const uint8_t *w, int32_t *sums,
+                                                                         const uint8_t *ahead)
+{
+    AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);
+    for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
+        FIXED_RIGHT(7, 2);
+        FIXED_LEFT(6, 2); FIXED_DOT(0, 6, 7);
+        FIXED_LEFT(5, 1); FIXED_DOT(1, 5, 7);
+        FIXED_FETCH(0)
+        FIXED_RIGHT(3, 1); FIXED_DOT(1, 6, 3); FIXED_DOT(2, 5, 3);
+        FIXED_FETCH(1)
+        FIXED_LEFT(4, 0); FIXED_DOT(2, 4, 7);
+        FIXED_RIGHT(7, 0); FIXED_DOT(2, 6, 7);
+        FIXED_FETCH(2)
+        if (ahead)
+            ahead += FIXED_BLOCK;
+    }
+    AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64);
+}
 
-/* The four sums of 16 rows and 16 columns, if fine. */
+/* The four sums, if fine. */
 static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
                                                                        const uint8_t *w, int32_t *sums,
                                                                        const uint8_t *ahead)
 {
     AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2); AMX_ZERO(3);
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
-        AMX_LOAD(7, w + 2 * FIXED_LINE, FIXED_FOUR);
-        AMX_LOAD(4, a + k, each); FIXED_DOT_WITH(4, 2);
-        AMX_LOAD(5, a + Kp + k, each); FIXED_DOT_WITH(5, 1);
-        AMX_LOAD(6, a + 2 * Kp + k, each); FIXED_DOT_WITH(6, 0);
-        if (ahead) FIXED_FETCH(0)
-        AMX_LOAD(7, w + FIXED_LINE, FIXED_FOUR);
-        FIXED_DOT_WITH(4, 3); FIXED_DOT_WITH(5, 2); FIXED_DOT_WITH(6, 1);
-        if (ahead) FIXED_FETCH(1)
-        AMX_LOAD(7, w, FIXED_FOUR);
-        FIXED_DOT_WITH(5, 3); FIXED_DOT_WITH(6, 2);
-        if (ahead) { FIXED_FETCH(2) ahead += FIXED_BLOCK; }
+        FIXED_RIGHT(7, 2);
+        FIXED_LEFT(6, 2); FIXED_DOT(0, 6, 7);
+        FIXED_LEFT(5, 1); FIXED_DOT(1, 5, 7);
+        FIXED_LEFT(4, 0); FIXED_DOT(2, 4, 7);
+        FIXED_FETCH(0)
+        FIXED_RIGHT(7, 1); FIXED_DOT(1, 6, 7); FIXED_DOT(2, 5, 7); FIXED_DOT(3, 4, 7);
+        FIXED_FETCH(1)
+        FIXED_RIGHT(7, 0); FIXED_DOT(2, 6, 7); FIXED_DOT(3, 5, 7);
+        FIXED_FETCH(2)
+        if (ahead)
+            ahead += FIXED_BLOCK;
     }
     AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64); AMX_STORE(3, sums + 768, 64);
 }
@@ -206,38 +184,24 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
                                         const float *bias, int add, int backwards)
 {
     const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16, each = rows->each;
-    const ptrdiff_t step = rows->count > 16 || (fine && rows->count > 1) ? 1 : 2, steps = (groups + step - 1) / step;
+    const ptrdiff_t step = rows->count > 1 ? 1 : 2, steps = (groups + step - 1) / step;
     const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
     const int fetch = groups * apart >= FIXED_AHEAD;
-    int32_t sums[6 * 256] __attribute__((aligned(64)));
+    int32_t sums[FIXED_SUMS * 256] __attribute__((aligned(64)));
     if (rows->count > 1)
-        fixed_begin(rows->count);
+        fixed_begin(rows->count, fine);
     for (ptrdiff_t s = 0; s < steps; ++s) {
-        ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g, two = groups - g > 1 && step > 1;
+        const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
         const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);
         const uint8_t *ahead = fetch && s + 1 < steps ? tile + (backwards ? -step : step) * apart : NULL;
-        const fixed_columns *columns = (const fixed_columns *)at, *next = (const fixed_columns *)(at + apart);
         if (rows->count == 1) {
-            fixed_row(two ? 2 : 1, fine, rows, at, K, n, N, bias, add);
+            fixed_row(groups - g > 1 ? 2 : 1, fine, rows, at, K, n, N, bias, add);
             continue;
         }
-        for (ptrdiff_t i = 0; i < rows->count; i += fine ? 16 : 32, ahead = NULL) {
+        for (ptrdiff_t i = 0; i < rows->count; i += 16, ahead = NULL) {
             const uint8_t *a = rows->digits + i * each;
-            if (fine) {
-                fixed_multiply_fine(a, each, Kp, tile, sums, ahead);
-                fixed_put(1, rows, i, sums, columns, n, N, bias, add);
-            } else if (rows->count - i > 16) {
-                fixed_multiply_21(a, each, Kp, tile, apart, sums, ahead);
-                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
-                fixed_put(0, rows, i + 16, sums + 768, columns, n, N, bias, add);
-            } else if (two) {
-                fixed_multiply_12(a, each, Kp, tile, apart, sums, ahead);
-                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
-                fixed_put(0, rows, i, sums + 768, next, n + 16, N, bias, add);
-            } else {
-                fixed_multiply_11(a, each, Kp, tile, apart, sums, ahead);
-                fixed_put(0, rows, i, sums, columns, n, N, bias, add);
-            }
+            (fine ? fixed_multiply_fine : fixed_multiply_coarse)(a, each, Kp, tile, sums, ahead);
+            fixed_put(fine, rows, i, sums, (const fixed_columns *)at, n, N, bias, add);
         }
     }
     if (rows->count > 1)
