@@ -61,7 +61,7 @@ def test_no_less_accurate_than_the_tile(cell, sizes):
 @pytest.mark.parametrize("factor", [1e-36, 1e-30, 1e12, 1e25])
 @pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
 def test_gradients_out_of_range(cell, factor):
-    """Parts of numbers below 2^-110 would be denormal, which the unit takes for 0."""
+    """Units and what numbers are multiplied by are in range for numbers from 2^-96 to 2^96 only."""
     p = problem(6, 11, 40, 48, cell=cell, dtype=np.float32)
     p = replace(p, dy=p.dy * np.float32(factor), dfinal=None)
     unit, wanted = on_unit(p), exact(p)
@@ -81,6 +81,66 @@ def test_operands_out_of_range(value):
     assert np.isfinite(unit).all()
     for columns in (slice(0, 130), slice(130, None)):
         assert error(unit[..., columns], wanted[..., columns]) < 1e-5
+
+
+def fading(p, kept):
+    """The problem with a loss at the last step only; of unit i kept[i] h goes on to the next step."""
+    dy = np.zeros_like(p.dy)
+    dy[-1] = p.dy[-1]
+    weights = p.weights._replace(weight_hh=np.diag(kept).astype(np.float32))
+    return replace(p, dy=dy, weights=weights, dfinal=None)
+
+
+def test_what_is_left_of_a_gradient_that_fades():
+    """Each column of x is 0 but for six steps: what the gradient is then is all of its own gradient."""
+    p = problem(240, 1, 40, 48, cell="identity", dtype=np.float32)
+    x = np.zeros_like(p.x)
+    for column in range(40):
+        x[6 * column : 6 * column + 6, :, column] = 1
+    p = fading(replace(p, x=x), np.full(48, 0.9))
+    unit, wanted = on_unit(p)["weight_ih"], exact(p)["weight_ih"]
+    assert np.abs(wanted[:, 0]).max() < 1e-8 * np.abs(wanted[:, -1]).max()
+    for column in range(40):
+        assert error(unit[:, column], wanted[:, column]) < 1e-5, column
+
+
+@pytest.mark.parametrize("cell", ["identity", "gru"])
+def test_only_units_whose_gradient_fades_are_left_to_the_tile(cell):
+    kept = np.ones(48)
+    kept[16:32] = 0.9
+    p = problem(240, 1, 40, 48, cell=cell, dtype=np.float32)
+    if cell == "identity":
+        p = fading(p, kept)
+        on_the_tile = np.arange(16, 32)
+    else:  # no gradient reaches the units but in the last steps, and little is kept from one to the next
+        weight_hh, dy = p.weights.weight_hh.copy(), p.dy.copy()
+        dy[:-8, :, 16:32] = 0
+        weight_hh[:, 16:32] = 0
+        bias = p.weights.bias_ih.copy()
+        bias[48 + 16 : 48 + 32] = -4  # of z
+        weights = p.weights._replace(weight_hh=weight_hh, bias_ih=bias)
+        p = replace(p, dy=dy, weights=weights, dfinal=None)
+        on_the_tile = np.concatenate([np.arange(16, 32) + 48 * gate for gate in range(3)])
+    unit, tile, wanted = on_unit(p), on_tile(p), exact(p)
+    others = np.setdiff1d(np.arange(len(unit["weight_ih"])), on_the_tile)
+    for name in PRODUCTS:
+        assert np.array_equal(unit[name][on_the_tile], tile[name][on_the_tile]), name
+        for group in others.reshape(-1, 16):
+            assert not np.array_equal(unit[name][group], tile[name][group]), name
+        assert error(unit[name], wanted[name]) <= 1.5 * error(tile[name], wanted[name]), name
+
+
+def test_a_column_with_one_large_number():
+    """As of a value that stands for none, where there is no gradient: the other numbers keep their digits."""
+    p = problem(40, 6, 100, 48, cell="tanh", dtype=np.float32)
+    x, dy = p.x.copy(), p.dy.copy()
+    x[-1, :, 70:] = -9999
+    dy[-1] = 0
+    p = replace(p, x=x, dy=dy, dfinal=None)
+    unit, tile, wanted = on_unit(p)["weight_ih"], on_tile(p)["weight_ih"], exact(p)["weight_ih"]
+    assert np.array_equal(unit[:, 64:], tile[:, 64:])  # the panel that the columns are in
+    assert not np.array_equal(unit[:, :64], tile[:, :64])
+    assert error(unit[:, 70:], wanted[:, 70:]) <= 1.5 * error(tile[:, 70:], wanted[:, 70:])
 
 
 def test_small_matrices_and_few_rows_are_left_to_the_tile():

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 CHUNK = 256
 #: Rows of pre-activations that the kernels compute ahead of a W_ih that is large, else a third of it.
 AHEAD, LARGE = 384, 200_000
-#: Numbers of a float32 matrix from which the kernels may split operands of its gradients for the AMX unit
-#: (parts take half as much again), and from which they may pack it as whole numbers (so many rows meet it).
-SPLIT, PARTS, DIGITS, DIGITS_ROWS = 10_000, 1.5, 16_000, 224
+#: Numbers of a float32 matrix from which the kernels may take operands of its gradients as whole numbers for
+#: the AMX unit (of three bytes and some units), and from which they may pack it as such (for so many rows).
+SPLIT, BYTES, DIGITS, DIGITS_ROWS = 10_000, 3.25, 16_000, 224
 #: Batch rows that they take through time together.
 TOGETHER = 96
 #: Numbers by which they lengthen a row at most.
@@ -129,8 +129,8 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if now.itemsize == 4 and N * max(I, R) >= SPLIT:
         # a panel of x or h; all of da
-        worker += int(PARTS * (C + PADDING) * PADDING)
-        back += int(PARTS * (C + PADDING) * (S + normal + PADDING))
+        worker += int(BYTES / 4 * (C + PADDING) * PADDING)
+        back += int(BYTES / 4 * (C + PADDING) * (S + normal + PADDING))
     if now.itemsize == 4 and N * max(I, R) >= DIGITS:
         there += _digits_of_rows(max(I, R))
         worker += 2 * _digits_of_rows(N)

@@ -61,9 +61,9 @@ cdef void affine_gradient_item(AffineGradientJob job, int64_t k, int worker, rea
              turned + column * job.rows)
     elif k < job.items - 1:
         while row < job.rows and not job.interrupted(worker, 2.0 * BLOCK_K * job.N * 64):
-            outer_panel(turned + row, job.rows, 1, <const char *> NULL, job.N, 0,
+            outer_panel(turned + row, job.rows, 1, no_left, job.N, 0,
                         min(job.rows - row, <ptrdiff_t> BLOCK_K), <const real *> NULL, 0,
-                        <const real *> job.x + row * job.K, job.K, k - job.turns, False,
+                        <const real *> job.x + row * job.K, job.K, k - job.turns,
                         <real *> (job.scratch.aligned + worker * job.scratch_each), NULL, <real *> job.dweight,
                         TILE_ADD if row else TILE_SET)
             row += BLOCK_K
@@ -148,8 +148,8 @@ def affine_backward(x, weight, dy, *, int threads=1):
         job.scratch = take_memory(job.scratch_each * max(threads, 1))
         job.turned = take_memory(job.rows * job.N * size)
         job.turns = max(threads, 1)
-        panels = (outer_items(<double *> NULL, job.N, job.K, False) if job.double
-                  else outer_items(<float *> NULL, job.N, job.K, False))
+        panels = (outer_items(<double *> NULL, job.N, job.K) if job.double
+                  else outer_items(<float *> NULL, job.N, job.K))
         job.run(job.turns + panels + 1, threads - 1)
     else:
         memset(job.dweight, 0, job.N * job.K * size)

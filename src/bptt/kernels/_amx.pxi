@@ -4,21 +4,20 @@
 cdef extern from "_amx.h" nogil:
     const bint AMX_BUILT
     const ptrdiff_t AMX_ROWS
-    const ptrdiff_t AMX_K
+    const ptrdiff_t AMX_DEEP
     ptrdiff_t amx_size(ptrdiff_t vectors, ptrdiff_t K)
-    bint amx_row_fits(const float *v, ptrdiff_t n)
-    void amx_split_left(const float *const *a, ptrdiff_t rows, ptrdiff_t K, char *out, ptrdiff_t each)
+    void amx_split_left(const float *turned, const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K, char *out,
+                        ptrdiff_t each, char *unfit)
     bint amx_split_right(const float *head, ptrdiff_t head_rows, const float *body, ptrdiff_t ld, ptrdiff_t K,
                          ptrdiff_t N, char *out)
-    void amx_panel(const char *left, ptrdiff_t rows, const char *right, ptrdiff_t columns, ptrdiff_t each,
-                   ptrdiff_t steps, float *c, ptrdiff_t ldc, bint add)
+    void amx_panel(const char *left, ptrdiff_t rows, const char *right, ptrdiff_t columns, ptrdiff_t K, float *c,
+                   ptrdiff_t ldc, bint add)
 
 cdef enum:
     # Gradients of smaller matrices, and sums over fewer rows, take longer to split than the unit saves.
     AMX_FROM = 10_000
     AMX_FROM_ROWS = 128
     AMX_TURNED = 4  # groups of 16 columns of da transposed at once: neighbouring cache lines of each row
-    AMX_OUTER_ROWS = 512  # as OUTER_ROWS: half as many, as the parts take half as much again
 
 cdef bint amx_used = False
 cdef ptrdiff_t amx_from = AMX_FROM
@@ -57,16 +56,15 @@ cdef inline ptrdiff_t amx_rows(ptrdiff_t rows) noexcept nogil:
     return ceil_div(rows, AMX_ROWS)
 
 
-cdef bint amx_turn(
+cdef void amx_turn(
     const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t parts, ptrdiff_t part, float *room,
-    char *left
+    char *left, char *unfit
 ) noexcept nogil:
-    """A part of v (rows, columns) transposed, as a left operand; whether all of it fits."""
-    cdef ptrdiff_t groups = amx_rows(columns), each = amx_size(1, rows), g, last, first, n, k, depth, i
-    cdef const float *turned[AMX_TURNED * 16]
-    cdef bint fits = True
-    check(AMX_ROWS == 16, b"rows of a tile")
+    """Part of v (rows, columns) transposed, a left operand.  unfit: of each 16 columns, whether they don't fit."""
+    cdef ptrdiff_t groups = amx_rows(columns), each = amx_size(1, rows), g, last, first, n, k, depth
+    check(AMX_ROWS == 16 and BLOCK_K == AMX_DEEP, b"size of a tile")
     g, last = block_start(groups, parts, part), block_start(groups, parts, part + 1)
+    memset(unfit + g, 0, last - g)
     while g < last:
         first = g * AMX_ROWS
         n = min(min(last - g, <ptrdiff_t> AMX_TURNED) * AMX_ROWS, columns - first)
@@ -74,13 +72,9 @@ cdef bint amx_turn(
         while k < rows:
             depth = min(rows - k, <ptrdiff_t> BLOCK_K)
             turn(v + k * ld + first, ld, depth, n, room)
-            for i in range(n):
-                turned[i] = room + i * depth
-                fits = fits and amx_row_fits(turned[i], depth)
-            amx_split_left(turned, n, depth, left + g * each + amx_size(1, k), each)
+            amx_split_left(room, v + k * ld + first, ld, n, depth, left + g * each + amx_size(1, k), each, unfit + g)
             k += depth
         g += AMX_TURNED
-    return fits
 
 
 cdef inline void amx_outer(
@@ -89,5 +83,4 @@ cdef inline void amx_outer(
 ) noexcept nogil:
     """C (+)= rows first..last-1 of A (M, K) times B (K, columns), both split."""
     check(first % AMX_ROWS == 0, b"row of a left operand")
-    amx_panel(left + first // AMX_ROWS * amx_size(1, K), last - first, right, columns, amx_size(1, K),
-              ceil_div(K, AMX_K), c, ldc, start == TILE_ADD)
+    amx_panel(left + first // AMX_ROWS * amx_size(1, K), last - first, right, columns, K, c, ldc, start == TILE_ADD)

@@ -30,12 +30,13 @@ cdef class BpttJob(Job):
     cdef ptrdiff_t input_groups  # among them groups of rows of dx
     cdef Memory scratch         # a panel, and what `back_step` wants, for each worker; split operands of a chunk
     cdef size_t scratch_each
-    cdef size_t scratch_parts   # where in it a worker's split operands are
+    cdef size_t scratch_right   # where in it a worker's split operands are
     cdef bint input_fixed       # dx in whole numbers
-    cdef bint sum_parts         # weight gradients too, which is why da is split as it is transposed
-    cdef char *left_ih          # WORK d_ih transposed, see _amx.h
+    cdef bint sum_fixed         # weight gradients too, which is why da is split as it is transposed
+    cdef char *left_ih          # WORK d_ih transposed, see _split.h
     cdef char *left_hh          # WORK d_hh transposed
-    cdef char *unfit            # WORK (turns,): whether part of da doesn't fit
+    cdef char *unfit_ih         # WORK: whether 16 rows of d_ih transposed don't fit, for each of them
+    cdef char *unfit_hh
     cdef Memory work            # all that is WORK below
     cdef bint deep              # truncated: dh_t and dc_t are given by DepthJob
     cdef void *x                # IN (T, B, I) or tokens (T, B)

@@ -16,10 +16,10 @@ cdef enum:
 
 cdef ptrdiff_t gradient_count(BpttJob job, Panels w, real *kind) noexcept nogil:
     """Items of dW_hh, of dW_hn, of dW_ih (tokens: one), groups of dx rows, items of dW_hr, one for all vectors."""
-    return (outer_items(kind, w.N_hh, w.R, job.sum_parts)
-            + (outer_items(kind, w.H, w.H, job.sum_parts) if w.cell == GRU_BEFORE else 0)
-            + (1 if w.tokens else outer_items(kind, w.N_ih, w.I, job.sum_parts)) + job.input_groups
-            + (outer_items(kind, w.R, w.H, False) if w.projected else 0) + 1)
+    return (outer_items(kind, w.N_hh, w.R)
+            + (outer_items(kind, w.H, w.H) if w.cell == GRU_BEFORE else 0)
+            + (1 if w.tokens else outer_items(kind, w.N_ih, w.I)) + job.input_groups
+            + (outer_items(kind, w.R, w.H) if w.projected else 0) + 1)
 
 
 cdef inline const real *h_rows(
@@ -64,11 +64,11 @@ cdef void turn_item(
     BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, int worker,
     real *kind
 ) noexcept nogil:
-    """Part of what the weight gradients of a chunk need: da transposed, or that split for the AMX unit."""
+    """Part of what the weight gradients of a chunk need: da transposed, or digits of that for the AMX unit."""
     cdef ptrdiff_t rows = course.before(end) - course.before(start)
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, columns = w.S if w.cell == GRU and not w.normal else w.N_ih
     if real is float:
-        if job.sum_parts:
+        if job.sum_fixed:
             split_item(job, w, at, rows, ld_ih, columns, item, worker)
             return
     turn_columns(d_ih_of(job, w, at, kind), ld_ih, rows, columns, job.turns, item, <real *> job.turned_ih)
@@ -82,24 +82,22 @@ cdef void split_item(
 ) noexcept nogil:
     """Part of da^T as a left operand, unless the chunk has few rows."""
     cdef float *room = <float *> (job.scratch.aligned + worker * job.scratch_each)
-    job.unfit[item] = rows < amx_from_rows
-    if job.unfit[item]:
+    if rows < amx_from_rows:
         return
-    job.unfit[item] = not amx_turn(d_ih_of(job, w, at, <float *> NULL), ld_ih, rows, columns, job.turns, item, room,
-                                   job.left_ih)
-    if w.normal and not amx_turn(<const float *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item, room,
-                                 job.left_hh):
-        job.unfit[item] = True
+    amx_turn(d_ih_of(job, w, at, <float *> NULL), ld_ih, rows, columns, job.turns, item, room, job.left_ih,
+             job.unfit_ih)
+    if w.normal:
+        amx_turn(<const float *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item, room, job.left_hh,
+                 job.unfit_hh)
 
 
-cdef const char *left_of(BpttJob job, const char *left, ptrdiff_t numbers) noexcept nogil:
-    """Parts of da^T for a weight gradient of so many numbers, or NULL where the tile has to take it."""
-    cdef ptrdiff_t k
-    if not job.sum_parts or numbers < amx_from:
-        return NULL
-    for k in range(job.turns):
-        if job.unfit[k]:
-            return NULL
+cdef LeftOperand left_of(BpttJob job, const char *digits, const char *unfit, ptrdiff_t from_, ptrdiff_t rows,
+                         ptrdiff_t numbers) noexcept nogil:
+    """da^T from its row from_ on for a weight gradient of so many numbers; NULL where the tile has to take it."""
+    cdef LeftOperand left
+    left.digits = left.unfit = NULL
+    if job.sum_fixed and numbers >= amx_from and rows >= amx_from_rows:
+        left.digits, left.unfit = digits + from_ // AMX_ROWS * amx_size(1, rows), unfit + from_ // AMX_ROWS
     return left
 
 
@@ -116,36 +114,39 @@ cdef void gradient_item(
     cdef const real *d_ih = d_ih_of(job, w, at, kind)
     cdef const real *d_hh = <const real *> job.d_hh + at * w.N_hh if w.normal else da + w.from_hh
     # where da was split for the unit, it was not transposed
-    cdef bint turned = job.turns > 0 and not job.sum_parts
+    cdef bint turned = job.turns > 0 and not job.sum_fixed
     cdef const real *columns_ih = <const real *> job.turned_ih if turned else d_ih
     cdef const real *columns_hh = d_hh
     cdef ptrdiff_t row_ih = rows if turned else 1, row_hh = row_ih
     cdef ptrdiff_t k_ih = 1 if turned else ld_ih, k_hh = 1 if turned else ld_hh
     cdef real *scratch = <real *> (job.scratch.aligned + worker * job.scratch_each)
-    cdef char *right = <char *> scratch + job.scratch_parts
+    cdef char *right = <char *> scratch + job.scratch_right
     cdef int start_sum = TILE_ADD if add else TILE_SET
     cdef ptrdiff_t from_head = 0, late = H if w.cell >= GRU else 0
-    cdef const char *left
+    cdef LeftOperand left
     cdef const real *body
     cdef real *to
     if turned:
         columns_hh = <const real *> job.turned_hh if w.normal else columns_ih + w.from_hh * rows
-    count = outer_items(kind, w.N_hh, R, job.sum_parts)
+    count = outer_items(kind, w.N_hh, R)
     if item < count:
         # dW_hh = sum_t da_t^T h_{t-1}
         body = h_rows(job, start, at, &from_head, kind)
-        left = left_of(job, job.left_hh if w.normal else job.left_ih + w.from_hh // AMX_ROWS * amx_size(1, rows),
-                       w.N_hh * R)
+        if w.normal:
+            left = left_of(job, job.left_hh, job.unfit_hh, 0, rows, w.N_hh * R)
+        else:
+            left = left_of(job, job.left_ih, job.unfit_ih, w.from_hh, rows, w.N_hh * R)
         outer_panel(columns_hh, row_hh, k_hh, left, w.N_hh, 0, rows, <const real *> job.h_begin, from_head, body, R,
-                    item, job.sum_parts, scratch, right, <real *> job.dw[1], start_sum)
+                    item, scratch, right, <real *> job.dw[1], start_sum)
         return
     item -= count
     if w.cell == GRU_BEFORE:
-        count = outer_items(kind, H, H, job.sum_parts)
+        count = outer_items(kind, H, H)
         if item < count:
             # dW_hn = sum_t da_n^T s_t
-            outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, H * H), H, 0, rows, <const real *> NULL, 0,
-                        m, H, item, job.sum_parts, scratch, right, <real *> job.dw[1] + 2 * H * H, start_sum)
+            left = left_of(job, job.left_ih, job.unfit_ih, 0, rows, H * H)
+            outer_panel(columns_ih, row_ih, k_ih, left, H, 0, rows, <const real *> NULL, 0, m, H, item, scratch, right,
+                        <real *> job.dw[1] + 2 * H * H, start_sum)
             return
         item -= count
     if w.tokens:
@@ -157,12 +158,12 @@ cdef void gradient_item(
             return
         item -= 1
     else:
-        count = outer_items(kind, w.N_ih, I, job.sum_parts)
+        count = outer_items(kind, w.N_ih, I)
         if item < count:
             # dW_ih = sum_t da_t^T x_t
-            outer_panel(columns_ih, row_ih, k_ih, left_of(job, job.left_ih, w.N_ih * I), w.N_ih, late, rows,
-                        <const real *> NULL, 0, x_rows(job, start, at, kind), I, item, job.sum_parts, scratch, right,
-                        <real *> job.dw[0], start_sum)
+            left = left_of(job, job.left_ih, job.unfit_ih, 0, rows, w.N_ih * I)
+            outer_panel(columns_ih, row_ih, k_ih, left, w.N_ih, late, rows, <const real *> NULL, 0,
+                        x_rows(job, start, at, kind), I, item, scratch, right, <real *> job.dw[0], start_sum)
             return
         item -= count
         if item < job.input_groups:
@@ -185,10 +186,10 @@ cdef void gradient_item(
                 put_rows(course, start, end, first, last, <const real *> job.dxs, I, <real *> job.dx)
             return
         item -= job.input_groups
-    if w.projected and item < outer_items(kind, R, H, False):
+    if w.projected and item < outer_items(kind, R, H):
         # dW_hr = sum_t dh_t^T m_t
-        outer_panel(<const real *> job.dh + at * R, 1, R, <const char *> NULL, R, 0, rows, <const real *> NULL, 0, m, H,
-                    item, False, scratch, right, <real *> job.dw[4], start_sum)
+        outer_panel(<const real *> job.dh + at * R, 1, R, no_left, R, 0, rows, <const real *> NULL, 0, m, H,
+                    item, scratch, right, <real *> job.dw[4], start_sum)
         return
     if job.dbias != NULL:
         column_sums(da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
@@ -235,15 +236,17 @@ cdef int cut_into_chunks(BpttJob job, bint halved) except -1:
     return 0
 
 
-cdef size_t parts_size(BpttJob job, Panels w, char *at) noexcept nogil:
+cdef size_t left_size(BpttJob job, Panels w, char *at) noexcept nogil:
     """Bytes of a chunk's split operands; where `at` is not NULL they go there."""
     cdef ptrdiff_t C = job.capacity
     cdef size_t left = amx_size(amx_rows(w.S), C), left_hh = amx_size(amx_rows(w.N_hh), C) if w.normal else 0
-    if not job.sum_parts:
+    if not job.sum_fixed:
         return 0
     if at != NULL:
-        job.left_ih, job.left_hh, job.unfit = at, at + left, at + left + left_hh
-    return left + left_hh + job.turns
+        job.left_ih, job.left_hh = at, at + left
+        job.unfit_ih = at + left + left_hh
+        job.unfit_hh = job.unfit_ih + amx_rows(w.S)
+    return left + left_hh + amx_rows(w.S) + amx_rows(w.N_hh)
 
 
 cdef int make_room(BpttJob job, int workers, real *kind) except -1:
@@ -254,15 +257,15 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     cdef ptrdiff_t all = C * job.sets
     cdef ptrdiff_t x = 0 if course.plain else 2 * all if w.tokens else all * w.I  # a token id is as long as two floats
     cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
-    cdef bint m = w.projected or w.cell == GRU_BEFORE, turned = job.turns > 0 and not job.sum_parts
+    cdef bint m = w.projected or w.cell == GRU_BEFORE, turned = job.turns > 0 and not job.sum_fixed
     cdef size_t size
     cdef real *next
     job.scratch_each = block_size(kind) + back_room(w, rows) + rows * (w.R + w.H)
-    job.scratch_each = job.scratch_parts = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
-    job.scratch_each += max(amx_size(TILE_WIDTH, C) if job.sum_parts else 0,
+    job.scratch_each = job.scratch_right = ceil_div(job.scratch_each * sizeof(real), LINE) * LINE
+    job.scratch_each += max(amx_size(TILE_WIDTH, C) if job.sum_fixed else 0,
                             ceil_div(fixed_room(w.N_ih, C), LINE) * LINE if job.input_fixed else 0)
-    job.scratch = take_memory(job.scratch_each * workers + parts_size(job, w, NULL))
-    parts_size(job, w, job.scratch.aligned + job.scratch_each * workers)
+    job.scratch = take_memory(job.scratch_each * workers + left_size(job, w, NULL))
+    left_size(job, w, job.scratch.aligned + job.scratch_each * workers)
     size = B * (w.R + w.H) + all * w.S + (all * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
     size += (C * (w.S + (w.N_hh if w.normal else 0)) if turned else 0) + (0 if course.plain else all * w.R)
     size += x + dx + (all * w.R if w.projected else 0) + (all * w.H if m else 0)

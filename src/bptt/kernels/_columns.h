@@ -21,9 +21,9 @@ static LANES_UNUSED void fixed_count_columns(const float *const row[16], ptrdiff
         float *at = (float *)out + k;
         __m512i most = _mm512_loadu_si512(at), count = _mm512_loadu_si512(at + 2 * Kp);
         __m512 sum = _mm512_loadu_ps(at + Kp);
-        __mmask16 part = fixed_mask(K - k);
+        __mmask16 part = amx_mask(K - k);
         for (ptrdiff_t j = 0; j < columns; ++j) {
-            __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(part, row[j] + k));
+            __m512i v = amx_size_bits(_mm512_maskz_loadu_ps(part, row[j] + k));
             most = _mm512_max_epi32(most, v);
             sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
             count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
@@ -146,7 +146,7 @@ static LANES_UNUSED int fixed_count_lines(const float *const line[16], ptrdiff_t
         __m512i most = _mm512_setzero_si512(), count = most;
         __m512 sum = _mm512_setzero_ps();
         for (ptrdiff_t n = 0; n < N; n += 16) {
-            __m512i v = fixed_size_bits(_mm512_maskz_loadu_ps(fixed_mask(N - n), line[i] + n));
+            __m512i v = amx_size_bits(_mm512_maskz_loadu_ps(amx_mask(N - n), line[i] + n));
             most = _mm512_max_epi32(most, v);
             sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
             count = _mm512_mask_sub_epi32(count, _mm512_test_epi32_mask(v, v), count, _mm512_set1_epi32(-1));
@@ -160,7 +160,7 @@ static LANES_UNUSED int fixed_count_lines(const float *const line[16], ptrdiff_t
     _mm512_storeu_ps(inverse, fixed_inverse((float *)out + k));
     for (ptrdiff_t n = 0; n < N; n += 16) {
         fixed_columns *head = fixed_head(out, n / 16, K);
-        __mmask16 part = fixed_mask(N - n);
+        __mmask16 part = amx_mask(N - n);
         __m512i most[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}, count = most[0];
         __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         if (k) {
@@ -169,7 +169,7 @@ static LANES_UNUSED int fixed_count_lines(const float *const line[16], ptrdiff_t
             count = _mm512_loadu_si512(head->less[2]);
         }
         for (int i = 0; i < some; ++i) {
-            __m512i v = fixed_size_bits(_mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[i] + n),
+            __m512i v = amx_size_bits(_mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[i] + n),
                                                       _mm512_set1_ps(inverse[i])));
             most[i & 1] = _mm512_max_epi32(most[i & 1], v);
             sum[i & 1] = _mm512_add_ps(sum[i & 1], _mm512_castsi512_ps(v));
@@ -228,7 +228,7 @@ FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, p
     for (ptrdiff_t n = 0; n < N; n += 16) {
         fixed_columns *head = fixed_head(out, n / 16, K);
         char *tile = (char *)(head + 1) + k / 4 * FIXED_FOUR;
-        const __mmask16 part = fixed_mask(N - n);
+        const __mmask16 part = amx_mask(N - n);
         const __m512 inverse = _mm512_loadu_ps(head->less[FIXED_DIGITS]);
         __m512i sums[FIXED_DIGITS];
         for (int d = 0; d < FIXED_DIGITS; ++d)

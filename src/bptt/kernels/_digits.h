@@ -80,17 +80,10 @@ LANES_INLINE ptrdiff_t fixed_each(ptrdiff_t K) { return (fixed_padded(K) * FIXED
 #define FIXED_LARGEST (223 << 23)     /* 2^96, of A */
 #define FIXED_NOTHING (27 << 23)      /* 2^-100 */
 
-LANES_INLINE __mmask16 fixed_mask(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
-
-LANES_INLINE __m512i fixed_size_bits(__m512 v)
-{
-    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
-}
-
 /* 16 numbers of a row times their powers of two, or divided by them, or with NULL as they are; 0 from K on. */
 LANES_INLINE __m512 fixed_get(const float *a, const float *up, int divide, ptrdiff_t k, ptrdiff_t K)
 {
-    __m512 v = _mm512_maskz_loadu_ps(fixed_mask(K - k), a + k);
+    __m512 v = _mm512_maskz_loadu_ps(amx_mask(K - k), a + k);
     if (up) {
         __m512i power = _mm512_loadu_si512(up + k);
         if (divide)
@@ -110,7 +103,7 @@ LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, pt
     float largest, mean;
     int count = (int)K;
     for (ptrdiff_t k = 0; k < K; k += 16) {
-        __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+        __m512i v = amx_size_bits(fixed_get(a, up, divide, k, K));
         most = _mm512_max_epi32(most, v);
         sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
     }
@@ -120,7 +113,7 @@ LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, pt
     if (largest * (float)count > mean) { /* unless it is zeros that make the mean so small */
         count = 0;
         for (ptrdiff_t k = 0; k < K; k += 16) {
-            __m512i v = fixed_size_bits(fixed_get(a, up, divide, k, K));
+            __m512i v = amx_size_bits(fixed_get(a, up, divide, k, K));
             count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
         }
     }

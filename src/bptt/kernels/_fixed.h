@@ -66,7 +66,7 @@ FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows
     }
     TILE_UNROLL for (int g = 0; g < groups; ++g) {
         float *c = rows->c[i] + n + 16 * g;
-        __mmask16 part = fixed_mask(N - n - 16 * g);
+        __mmask16 part = amx_mask(N - n - 16 * g);
         __m512i sums[FIXED_SUMS];
         sums[0] = high[g];
         sums[1] = _mm512_add_epi32(middle[g][0], middle[g][1]);
@@ -95,18 +95,6 @@ LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const 
         (fine ? fixed_row_21 : fixed_row_20)(rows, 0, w, K, n, N, bias, add);
     else
         (fine ? fixed_row_11 : fixed_row_10)(rows, 0, w, K, n, N, bias, add);
-}
-
-/* The unit takes as many cycles as its tiles have rows: 7, and unless `fine` 3, are of W, the others of A and of sums. */
-LANES_INLINE void fixed_begin(ptrdiff_t rows, int fine)
-{
-    struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } c = {0};
-    c.palette = 1;
-    for (int t = 0; t < 8; ++t) {
-        c.bytes[t] = 64;
-        c.rows[t] = (uint8_t)(t == 7 || (t == 3 && !fine) || rows > 16 ? 16 : rows);
-    }
-    __asm__ volatile("ldtilecfg %0" ::"m"(c) : "memory");
 }
 
 #define FIXED_DOT(C, A, W) __asm__ volatile("tdpbusd %%tmm" #W ", %%tmm" #A ", %%tmm" #C ::: "memory")
@@ -167,7 +155,7 @@ static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uin
 LANES_INLINE void fixed_put(int fine, const fixed_rows *rows, ptrdiff_t i, const int32_t *from,
                             const fixed_columns *columns, ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
 {
-    const __mmask16 part = fixed_mask(N - n);
+    const __mmask16 part = amx_mask(N - n);
     const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
     for (; i < last; ++i, from += 16) {
         float *c = rows->c[i] + n;
@@ -189,7 +177,7 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     const int fetch = groups * apart >= FIXED_AHEAD;
     int32_t sums[FIXED_SUMS * 256] __attribute__((aligned(64)));
     if (rows->count > 1)
-        fixed_begin(rows->count, fine);
+        amx_begin(rows->count, fine);
     for (ptrdiff_t s = 0; s < steps; ++s) {
         const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
         const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);

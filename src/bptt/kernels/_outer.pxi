@@ -11,13 +11,13 @@ cdef enum:
     DEEP_FROM = 500_000  # numbers of a W_ih that stays in no cache while rows of da go through it
 
 
-cdef inline ptrdiff_t outer_groups(ptrdiff_t M, bint parts) noexcept nogil:
-    return ceil_div(M, AMX_OUTER_ROWS if parts else OUTER_ROWS)
+cdef inline ptrdiff_t outer_groups(ptrdiff_t M) noexcept nogil:
+    return ceil_div(M, OUTER_ROWS)
 
 
-cdef inline ptrdiff_t outer_items(real *kind, ptrdiff_t M, ptrdiff_t N, bint parts) noexcept nogil:
+cdef inline ptrdiff_t outer_items(real *kind, ptrdiff_t M, ptrdiff_t N) noexcept nogil:
     """Items of `outer_panel` in all."""
-    return panel_count(kind, N) * outer_groups(M, parts)
+    return panel_count(kind, N) * outer_groups(M)
 
 
 cdef inline ptrdiff_t outer_start(ptrdiff_t M, ptrdiff_t groups, ptrdiff_t k) noexcept nogil:
@@ -57,37 +57,67 @@ cdef void put_rows(
                 memcpy(array + course.at(s, r) * width, rows + k * width, width * sizeof(real))
 
 
+ctypedef struct LeftOperand:
+    const char *digits  # of da^T for the AMX unit, or NULL; see _split.h
+    const char *unfit   # whether 16 of its rows don't fit, for each of them
+
+cdef LeftOperand no_left
+no_left.digits = no_left.unfit = NULL
+
+
 cdef void outer_panel(
-    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, const char *left, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows,
-    const real *head, ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t item, bint parts, real *scratch,
-    char *right, real *dw, int start
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, LeftOperand left, ptrdiff_t M, ptrdiff_t late, ptrdiff_t rows,
+    const real *head, ptrdiff_t head_rows, const real *body, ptrdiff_t N, ptrdiff_t item, real *scratch, char *right,
+    real *dw, int start
 ) noexcept nogil:
     """dW (M, N) (+)= da^T v for one group of rows and the columns of one panel; see `outer_items`.
 
     da^T[i, k] = da[i * a_row + k * a_k]; the first `late` of its rows are the last ones of dW.  v (rows, N) is
-    head_rows rows of head, then body.  left: da^T split for the AMX unit, or NULL; right: room for a panel of v.
+    head_rows rows of head, then body.  right: room for a panel of v as digits.
     """
     cdef ptrdiff_t L = lanes_of(<real *> NULL)
-    cdef ptrdiff_t panels = panel_count(<real *> NULL, N), p = item % panels, groups = outer_groups(M, parts)
-    cdef ptrdiff_t top = outer_start(M, groups, item // panels), end = outer_start(M, groups, item // panels + 1)
-    cdef ptrdiff_t early = max(top, late)
-    cdef ptrdiff_t first = panel_start(<real *> NULL, N, p)
+    cdef ptrdiff_t panels = panel_count(<real *> NULL, N), p = item % panels, groups = outer_groups(M)
+    cdef ptrdiff_t first = outer_start(M, groups, item // panels), end = outer_start(M, groups, item // panels + 1)
+    cdef ptrdiff_t column = panel_start(<real *> NULL, N, p) * L
+    cdef ptrdiff_t columns = min(N, panel_start(<real *> NULL, N, p + 1) * L) - column, last
+    cdef bint fits = False
+    cdef real *to
+    if real is float:
+        fits = left.digits != NULL and amx_split_right(head + column if head_rows else NULL, head_rows, body + column,
+                                                       N, rows, columns, right)
+    while first < end:
+        last = min(late, end) if first < late else end
+        if fits:
+            last = alike_until(left.unfit, first, last)
+        to = dw + (first - late + (M if first < late else 0)) * N + column
+        if not fits or left.unfit[first // AMX_ROWS]:
+            outer_tile(da + first * a_row, a_row, a_k, last - first, rows, head, head_rows, body, N, p, scratch, to,
+                       start)
+        elif real is float:
+            amx_outer(left.digits, first, last, rows, right, columns, to, N, start)
+        first = last
+
+
+cdef inline ptrdiff_t alike_until(const char *unfit, ptrdiff_t first, ptrdiff_t end) noexcept nogil:
+    """Up to where all rows fit, or none of them."""
+    cdef ptrdiff_t last = first + AMX_ROWS
+    while last < end and unfit[last // AMX_ROWS] == unfit[first // AMX_ROWS]:
+        last += AMX_ROWS
+    return min(last, end)
+
+
+cdef void outer_tile(
+    const real *da, ptrdiff_t a_row, ptrdiff_t a_k, ptrdiff_t M, ptrdiff_t rows, const real *head, ptrdiff_t head_rows,
+    const real *body, ptrdiff_t N, ptrdiff_t p, real *scratch, real *dw, int start
+) noexcept nogil:
+    """`outer_panel` of M rows with the tile."""
+    cdef ptrdiff_t L = lanes_of(<real *> NULL), first = panel_start(<real *> NULL, N, p)
     cdef ptrdiff_t width = panel_start(<real *> NULL, N, p + 1) - first
     cdef ptrdiff_t tail = min(L, N - (first + width - 1) * L)
     cdef ptrdiff_t k = 0, depth, from_head, panel_k = N
     cdef const real *panel
     # Rows of v close together and whole vectors: the tile reads them where they lie, else from a copy.
     cdef bint direct = head_rows == 0 and tail == L and N <= DIRECT_COLUMNS
-    dw = dw + first * L
-    if real is float:
-        if left != NULL and amx_split_right(head + first * L if head_rows else NULL, head_rows, body + first * L, N,
-                                            rows, (width - 1) * L + tail, right):
-            if top < late:
-                amx_outer(left, top, min(late, end), rows, right, (width - 1) * L + tail, dw + (M - late + top) * N, N,
-                          start)
-            if early < end:
-                amx_outer(left, early, end, rows, right, (width - 1) * L + tail, dw + (early - late) * N, N, start)
-            return
     while k < rows:
         depth = min(rows - k, <ptrdiff_t> BLOCK_K)
         panel = body + k * N + first * L
@@ -99,14 +129,8 @@ cdef void outer_panel(
                 pack_panel(body + (k + from_head - head_rows) * N, N, depth - from_head, N, p,
                            scratch + from_head * width * L)
             panel, panel_k = scratch, width * L
-        if top < late:
-            panel_product(1, <int> width, da + top * a_row + k * a_k, a_row, a_k, min(late, end) - top, panel, panel_k,
-                          depth, dw + (M - late + top) * N, N, tail, start if k == 0 else TILE_ADD,
-                          <const real *> NULL, <const real *> NULL)
-        if early < end:
-            panel_product(1, <int> width, da + early * a_row + k * a_k, a_row, a_k, end - early, panel, panel_k, depth,
-                          dw + (early - late) * N, N, tail, start if k == 0 else TILE_ADD,
-                          <const real *> NULL, <const real *> NULL)
+        panel_product(1, <int> width, da + k * a_k, a_row, a_k, M, panel, panel_k, depth, dw, N, tail,
+                      start if k == 0 else TILE_ADD, <const real *> NULL, <const real *> NULL)
         k += depth
 
 

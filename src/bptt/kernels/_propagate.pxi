@@ -210,13 +210,13 @@ cdef int prepare_steps(
     return 0
 
 
-cdef int plan_parts(BpttJob job, Panels w, bint input_grad) except -1:
-    """Which products of a chunk are made in parts, and which in whole numbers."""
+cdef int plan_fixed(BpttJob job, Panels w, bint input_grad) except -1:
+    """Which products of a chunk are made in whole numbers."""
     if not amx_used or w.double or job.capacity == 0:
         return 0
     job.input_fixed = input_grad and w.fixed_back_ih
     # the gates of a GRU begin where a tile does, or it is not worth the trouble
-    job.sum_parts = (job.capacity >= amx_from_rows and (w.H % AMX_ROWS == 0 or w.cell < GRU)
+    job.sum_fixed = (job.capacity >= amx_from_rows and (w.H % AMX_ROWS == 0 or w.cell < GRU)
                      and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)
     return 0
 
@@ -266,8 +266,8 @@ cdef back_propagate(
 
     job.deep = depth is not None and depth <= T
     job.blocks = row_blocks(w, max(B, <ptrdiff_t> 1), workers)
-    plan_parts(job, w, input_grad)
-    job.turns = workers if w.S > DIRECT_ROWS or job.sum_parts else 0
+    plan_fixed(job, w, input_grad)
+    job.turns = workers if w.S > DIRECT_ROWS or job.sum_fixed else 0
     job.sets = 2 if workers > 1 else 1
     if job.input_fixed:
         job.input_groups = max(ceil_div(job.capacity, BLOCK_K), min(workers, ceil_div(job.capacity, AMX_ROWS)))

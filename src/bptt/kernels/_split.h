@@ -1,18 +1,18 @@
-/* Float32 operands of the AMX unit, which multiplies numbers of 8 significant bits (bfloat16) and adds in float32.
+/* Operands of weight gradients in whole numbers, C (M, N) = A (M, K) B (K, N), K being rows (t, b) of a chunk.
  *
- * A float32 is the sum of three such numbers, a = a_0 + a_1 + a_2, each what it takes of what the ones before leave.  But
- * for 2^-23 of it a product of two is a_0 b_0 + a_0 b_1 + a_1 b_0 + a_0 b_2 + a_1 b_1 + a_2 b_0.  The parts of a left
- * operand are rounded, those of a right one cut off, which is less work; so what is left out is as often too much as too
- * little.
+ * A row of A and a column of B, AMX_DEEP numbers of it at a time, are each a unit, its largest number / AMX_WHOLE, times
+ * whole numbers of three digits to the base of 256, from -128 to 127; eight of the nine products of digits are those that
+ * count, as in _digits.h, and their sums are exact.  What is lost is 2^-24 of the largest number, which in a sum of so
+ * many is no more than float32 loses, if numbers are alike.  But a gradient fades over time, and another number that
+ * is zero but for then has that part of it to itself.  So a row or column fits only if of 16 neighbouring numbers all are
+ * 0 or one is at least 2^-AMX_FADES of its largest, and if that isn't inf, NaN or near the ends of float32's range.  Others
+ * are for the tile of _tile.h.
  *
- * The unit takes denormal numbers for 0, and the parts of inf are NaN.  A row of A or a column of B fits if its largest
- * number is one whose parts that count stay in range; others are for the tile of _tile.h.
+ * A tile of the unit is 16 rows of 64 bytes, of A 16 rows and 64 k, of B 64 k and 16 columns.  Byte 4 l + q of a row of A
+ * is k = 16 q + l, as is byte q of a column in row l of B: so four vectors make a row of either, number by number.
+ * Operands are sequences of whole tiles, zero where the matrix ends:
  *
- * A tile of the unit is 16 rows of 64 bytes: of the left operand A (M, K) 16 rows, 32 k; of the right one B (K, N) 32 k,
- * 16 columns, a row of the tile being k and k + 1 of one column after the other.  Operands are split into sequences of
- * whole tiles, zero where the matrix ends:
- *
- *     A: [16 rows] [32 k] [part]        B: [32 columns] [32 k] [16 columns] [part]
+ *     [16 rows or columns] [AMX_DEEP k] unit of each, then [64 k] [digit, the highest first]
  */
 #ifndef BPTT_SPLIT_H
 #define BPTT_SPLIT_H
@@ -30,148 +30,202 @@
 #endif
 
 #define AMX_ROWS 16
-#define AMX_K 32
-#define AMX_PARTS 3
+#define AMX_K 64
+#define AMX_DEEP 256
+#define AMX_DIGITS 3
 #define AMX_TILE 1024 /* bytes */
+#define AMX_STEP (AMX_DIGITS * AMX_TILE)
+#define AMX_UNITS 64 /* bytes */
 #define AMX_AHEAD 16 /* rows of a right operand, which may lie far apart */
 
-/* Bytes of `vectors` x 16 rows or columns with K products each. */
+/* Bytes of `vectors` x 16 rows or columns with K products each; of whole times AMX_DEEP also where the next ones begin. */
 LANES_INLINE ptrdiff_t amx_size(ptrdiff_t vectors, ptrdiff_t K)
 {
-    return vectors * ((K + AMX_K - 1) / AMX_K) * AMX_PARTS * AMX_TILE;
+    return vectors * ((K + AMX_K - 1) / AMX_K * AMX_STEP + (K + AMX_DEEP - 1) / AMX_DEEP * AMX_UNITS);
 }
 
 #if AMX_BUILT
-/* The largest |number| that fits is 0, or from 2^-96 to 2^32; these are the bits. */
+/* The largest |number| that fits is 0, or from 2^-96 to 2^96; these are the bits. */
 #define AMX_LEAST (31 << 23)
-#define AMX_MOST (159 << 23)
+#define AMX_MOST (223 << 23)
+#define AMX_WHOLE (127 * 65536.0f) /* of one digit: numbers that are 0, 1 or -1 are exact */
+#define AMX_OFFSET 0x808080        /* makes digits from 0 to 255 of them */
+#define AMX_FADES 8
 
-typedef struct { __m512i part[AMX_PARTS]; } amx_parts; /* each the upper half of a float32 */
+typedef struct { __m512i digit[AMX_DIGITS]; } amx_line;
 
-LANES_INLINE __m512i amx_round(__m512 v)
+/* 16 numbers as digits from 0 to 255, the lowest byte being the lowest. */
+LANES_INLINE __m512i amx_whole(__m512 v, __m512 scale)
 {
-    return _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000)),
-                            _mm512_set1_epi32((int)0xffff0000));
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(v, scale, _mm512_set1_ps(AMX_OFFSET)));
 }
 
-LANES_INLINE amx_parts amx_split(__m512 v)
+/* Digits of four vectors: byte q of number l is of number l of vector q. */
+LANES_INLINE amx_line amx_join(__m512i u, __m512i v, __m512i w, __m512i x)
 {
-    amx_parts p;
-    p.part[0] = amx_round(v);
-    v = _mm512_sub_ps(v, _mm512_castsi512_ps(p.part[0]));
-    p.part[1] = amx_round(v);
-    p.part[2] = _mm512_castps_si512(_mm512_sub_ps(v, _mm512_castsi512_ps(p.part[1])));
-    return p;
+    const __mmask64 odd = 0xaaaaaaaaaaaaaaaa, upper = 0xcccccccccccccccc;
+    const __m512i sign = _mm512_set1_epi8((char)0x80);
+    /* low and high digits of two, and the middle ones */
+    __m512i ends = _mm512_mask_blend_epi8(odd, u, _mm512_slli_epi32(v, 8));
+    __m512i middle = _mm512_mask_blend_epi8(odd, _mm512_srli_epi32(u, 8), v);
+    __m512i next_ends = _mm512_mask_blend_epi8(odd, w, _mm512_slli_epi32(x, 8));
+    __m512i next_middle = _mm512_mask_blend_epi8(odd, _mm512_srli_epi32(w, 8), x);
+    amx_line line;
+    line.digit[0] = _mm512_mask_blend_epi8(upper, _mm512_srli_epi32(ends, 16), next_ends);
+    line.digit[1] = _mm512_mask_blend_epi8(upper, middle, _mm512_slli_epi32(next_middle, 16));
+    line.digit[2] = _mm512_mask_blend_epi8(upper, ends, _mm512_slli_epi32(next_ends, 16));
+    for (int d = 0; d < AMX_DIGITS; ++d)
+        line.digit[d] = _mm512_xor_si512(line.digit[d], sign);
+    return line;
 }
 
-LANES_INLINE amx_parts amx_cut(__m512 v)
+LANES_INLINE void amx_store_line(amx_line line, char *to)
 {
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
-    amx_parts p;
-    p.part[0] = _mm512_and_si512(_mm512_castps_si512(v), upper);
-    v = _mm512_sub_ps(v, _mm512_castsi512_ps(p.part[0]));
-    p.part[1] = _mm512_and_si512(_mm512_castps_si512(v), upper);
-    p.part[2] = _mm512_castps_si512(_mm512_sub_ps(v, _mm512_castsi512_ps(p.part[1])));
-    return p;
+    for (int d = 0; d < AMX_DIGITS; ++d)
+        _mm512_store_si512(to + d * AMX_TILE, line.digit[d]);
 }
 
-/* Numbers of k and k + 1 into a row of a tile of B for each part. */
-LANES_INLINE void amx_store_pair(__m512 a, __m512 b, char *to)
+LANES_INLINE __m512i amx_size_bits(__m512 v)
 {
-    amx_parts u = amx_cut(a), v = amx_cut(b);
-    for (int part = 0; part < AMX_PARTS; ++part)
-        _mm512_store_si512(to + part * AMX_TILE,
-                           _mm512_or_si512(_mm512_srli_epi32(u.part[part], 16), v.part[part]));
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
 }
 
-LANES_INLINE __m512i amx_larger(__m512i most, __m512 v)
+/* The largest of numbers in 16 columns so far, and the least of the largest of 16 neighbours; as bits. */
+typedef struct { __m512i most, least; } amx_range;
+
+LANES_INLINE amx_range amx_no_range(void)
 {
-    return _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
+    return (amx_range){_mm512_setzero_si512(), _mm512_set1_epi32(0x7fffffff)};
 }
 
-/* Whether all of 16 largest numbers are ones that fit. */
-LANES_INLINE int amx_most_fit(__m512i bits)
+LANES_INLINE void amx_see(amx_range *range, __m512i neighbours)
 {
-    return !_mm512_mask_cmplt_epi32_mask(_mm512_test_epi32_mask(bits, bits), bits, _mm512_set1_epi32(AMX_LEAST)) &&
-           !_mm512_cmpge_epi32_mask(bits, _mm512_set1_epi32(AMX_MOST));
+    range->most = _mm512_max_epi32(range->most, neighbours);
+    range->least = _mm512_mask_min_epi32(range->least, _mm512_test_epi32_mask(neighbours, neighbours), range->least,
+                                         neighbours);
 }
 
-/* Whether a row of n numbers fits. */
-static LANES_UNUSED int amx_row_fits(const float *v, ptrdiff_t n)
+/* Whether all of 16 columns fit. */
+LANES_INLINE int amx_fits(const amx_range *range)
 {
-    __m512i most = _mm512_setzero_si512();
-    for (; n >= 16; n -= 16, v += 16)
-        most = amx_larger(most, _mm512_loadu_ps(v));
-    if (n > 0)
-        most = amx_larger(most, _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), v));
-    return amx_most_fit(_mm512_set1_epi32(_mm512_reduce_max_epi32(most)));
+    const __mmask16 some = _mm512_test_epi32_mask(range->most, range->most);
+    return !_mm512_mask_cmplt_epi32_mask(some, range->most, _mm512_set1_epi32(AMX_LEAST)) &&
+           !_mm512_cmpge_epi32_mask(range->most, _mm512_set1_epi32(AMX_MOST)) &&
+           !_mm512_mask_cmpgt_epi32_mask(some, _mm512_sub_epi32(range->most, range->least),
+                                         _mm512_set1_epi32(AMX_FADES << 23));
 }
 
-/* 16 numbers, zero from n on. */
-LANES_INLINE __m512 amx_load(const float *a, ptrdiff_t n)
+/* By what 16 rows or columns with these largest numbers are multiplied; their units times 65536 go to `units`. */
+LANES_INLINE __m512 amx_scale(__m512i bits, char *units)
 {
-    if (n >= 16)
-        return _mm512_loadu_ps(a);
-    return n <= 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), a);
+    const __m512 most = _mm512_castsi512_ps(bits);
+    _mm512_store_ps(units, _mm512_mul_ps(most, _mm512_set1_ps(1 / 127.0f)));
+    return _mm512_maskz_div_ps(_mm512_test_epi32_mask(bits, bits), _mm512_set1_ps(AMX_WHOLE), most);
 }
 
-/* A (rows, K), A[i, k] = a[i][k].  each: bytes from 16 rows to the next. */
-static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *const *a, ptrdiff_t rows, ptrdiff_t K,
-                                                                  char *out, ptrdiff_t each)
+LANES_INLINE __mmask16 amx_mask(ptrdiff_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+
+/* B (K, N), whose first head_rows rows are at head, the others at body. */
+typedef struct {
+    const float *head, *body;
+    ptrdiff_t head_rows, ld;
+} amx_matrix;
+
+LANES_INLINE const float *amx_row(const amx_matrix *b, ptrdiff_t k)
 {
-    int16_t order[32];
-    for (int j = 0; j < 32; ++j) /* the upper halves of two vectors */
-        order[j] = (int16_t)(2 * j + 1);
-    __m512i upper = _mm512_loadu_si512(order);
-    for (ptrdiff_t top = 0; top < rows; top += AMX_ROWS, out += each)
-        for (ptrdiff_t k = 0; k < K; k += AMX_K)
-            for (ptrdiff_t i = 0; i < AMX_ROWS; ++i) {
-                const float *p = a[top + i < rows ? top + i : 0] + k;
-                ptrdiff_t left = top + i < rows ? K - k : 0;
-                char *row = out + k / AMX_K * AMX_PARTS * AMX_TILE + i * 64;
-                amx_parts u = amx_split(amx_load(p, left)), v = amx_split(amx_load(p + 16, left - 16));
-                for (int part = 0; part < AMX_PARTS; ++part)
-                    _mm512_store_si512(row + part * AMX_TILE,
-                                       _mm512_permutex2var_epi16(u.part[part], upper, v.part[part]));
+    return k < b->head_rows ? b->head + k * b->ld : b->body + (k - b->head_rows) * b->ld;
+}
+
+/* Ranges of N columns, at most 64, of the rows from `first` to `last` - 1. */
+LANES_INLINE void amx_look(const amx_matrix *b, ptrdiff_t first, ptrdiff_t last, ptrdiff_t N, amx_range *ranges)
+{
+    for (ptrdiff_t j = 0; j < N; j += 16)
+        ranges[j / 16] = amx_no_range();
+    for (ptrdiff_t top = first; top < last; top += 16) {
+        const ptrdiff_t end = last - top < 16 ? last : top + 16;
+        __m512i most[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (ptrdiff_t k = top; k < end; ++k) {
+            const float *row = amx_row(b, k);
+            for (ptrdiff_t j = 0; j < N; j += 16) {
+                __builtin_prefetch(row + j + AMX_AHEAD * b->ld, 0, 2);
+                most[j / 16] = _mm512_max_epi32(most[j / 16],
+                                                amx_size_bits(_mm512_maskz_loadu_ps(amx_mask(N - j), row + j)));
             }
+        }
+        for (ptrdiff_t j = 0; j < N; j += 16)
+            amx_see(&ranges[j / 16], most[j / 16]);
+    }
 }
 
-/* B (K, N), N at most 64, whose first head_rows rows are at head, the others at body.  Returns whether all columns
- * fit. */
+/* A (rows, K), at most 64 and AMX_DEEP, of which `turned` is the matrix and v its transposed, (K, rows), with ld.
+ * each: bytes from 16 rows to the next.  unfit: for each 16 rows, is set where one of them doesn't fit. */
+static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *turned, const float *v, ptrdiff_t ld,
+                                                                  ptrdiff_t rows, ptrdiff_t K, char *out,
+                                                                  ptrdiff_t each, char *unfit)
+{
+    const amx_matrix all = {NULL, v, 0, ld};
+    amx_range ranges[4];
+    amx_look(&all, 0, K, rows, ranges);
+    for (ptrdiff_t top = 0; top < rows; top += AMX_ROWS, out += each) {
+        const ptrdiff_t count = rows - top < AMX_ROWS ? rows - top : AMX_ROWS;
+        float scale[AMX_ROWS] __attribute__((aligned(64)));
+        _mm512_store_ps(scale, amx_scale(ranges[top / AMX_ROWS].most, out));
+        unfit[top / AMX_ROWS] |= !amx_fits(&ranges[top / AMX_ROWS]);
+        for (ptrdiff_t i = 0; i < AMX_ROWS; ++i) {
+            const float *row = turned + (top + (i < count ? i : 0)) * K;
+            const __m512 by = _mm512_set1_ps(scale[i]); /* 0 for a row that isn't there */
+            char *to = out + AMX_UNITS + i * 64;
+            for (ptrdiff_t k = 0; k < K; k += AMX_K, to += AMX_STEP) {
+                __m512i u[4];
+                for (int q = 0; q < 4; ++q)
+                    u[q] = amx_whole(_mm512_maskz_loadu_ps(amx_mask(K - k - 16 * q), row + k + 16 * q), by);
+                amx_store_line(amx_join(u[0], u[1], u[2], u[3]), to);
+            }
+        }
+    }
+}
+
+/* B (K, N), N at most 64, as a right operand.  Returns whether all columns fit. */
 static LANES_UNUSED __attribute__((noinline)) int amx_split_right(const float *head, ptrdiff_t head_rows,
                                                                   const float *body, ptrdiff_t ld, ptrdiff_t K,
                                                                   ptrdiff_t N, char *out)
 {
-    __m512i most[4];
-    int fit = 1;
-    for (ptrdiff_t j = 0; j < 4; ++j)
-        most[j] = _mm512_setzero_si512();
-    for (ptrdiff_t k = 0; k < K || k % AMX_K; k += 2) {
-        const float *p = k < head_rows ? head + k * ld : body + (k - head_rows) * ld;
-        const float *q = k + 1 < head_rows ? head + (k + 1) * ld : body + (k + 1 - head_rows) * ld;
-        ptrdiff_t in_p = k < K ? N : 0, in_q = k + 1 < K ? N : 0;
+    const amx_matrix b = {head, body, head_rows, ld};
+    const ptrdiff_t each = amx_size(1, K);
+    for (ptrdiff_t first = 0; first < K; first += AMX_DEEP, out += amx_size(1, AMX_DEEP)) {
+        const ptrdiff_t last = K - first < AMX_DEEP ? K : first + AMX_DEEP;
+        amx_range ranges[4];
+        __m512 scale[4];
+        amx_look(&b, first, last, N, ranges);
         for (ptrdiff_t j = 0; j < N; j += 16) {
-            char *to = out + j / 32 * amx_size(2, K) + (k / AMX_K * 2 + j / 16 % 2) * AMX_PARTS * AMX_TILE +
-                       k % AMX_K / 2 * 64;
-            __builtin_prefetch(p + j + AMX_AHEAD * ld, 0, 2);
-            __builtin_prefetch(q + j + AMX_AHEAD * ld, 0, 2);
-            __m512 a = amx_load(p + j, in_p - j), b = amx_load(q + j, in_q - j);
-            most[j / 16] = amx_larger(amx_larger(most[j / 16], a), b);
-            amx_store_pair(a, b, to);
+            if (!amx_fits(&ranges[j / 16]))
+                return 0;
+            scale[j / 16] = amx_scale(ranges[j / 16].most, out + j / 16 * each);
         }
+        for (ptrdiff_t k = first; k < last; k += AMX_K)
+            for (ptrdiff_t l = 0; l < 16; ++l) {
+                char *to = out + AMX_UNITS + (k - first) / AMX_K * AMX_STEP + l * 64;
+                const float *row[4];
+                __mmask16 there[4];
+                for (int q = 0; q < 4; ++q) {
+                    const ptrdiff_t at = k + 16 * q + l;
+                    row[q] = amx_row(&b, at < last ? at : k);
+                    there[q] = at < last ? 0xffff : 0;
+                }
+                for (ptrdiff_t j = 0; j < N; j += 16) {
+                    __m512i u[4];
+                    for (int q = 0; q < 4; ++q)
+                        u[q] = amx_whole(_mm512_maskz_loadu_ps(there[q] & amx_mask(N - j), row[q] + j), scale[j / 16]);
+                    amx_store_line(amx_join(u[0], u[1], u[2], u[3]), to + j / 16 * each);
+                }
+            }
     }
-    for (ptrdiff_t j = 0; j < N; j += 16)
-        fit = fit && amx_most_fit(most[j / 16]);
-    return fit;
+    return 1;
 }
 
 #else
-LANES_INLINE int amx_row_fits(const float *v, ptrdiff_t n)
-{
-    check(0, "no AMX");
-    return 0;
-}
-LANES_INLINE void amx_split_left(const float *const *a, ptrdiff_t rows, ptrdiff_t K, char *out, ptrdiff_t each)
+LANES_INLINE void amx_split_left(const float *turned, const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K,
+                                 char *out, ptrdiff_t each, char *unfit)
 {
     check(0, "no AMX");
 }

@@ -34,9 +34,9 @@ static int cpu_ask_for_amx(void) { return 0; }
 #endif
 
 enum { CPU_VBMI = 1 << 1, CPU_VNNI = 1 << 11 };                                                 /* ecx */
-enum { CPU_AMX = 1 << 22 | 1 << 24 | 1 << 25 /* bfloat16, tiles, int8: edx */, CPU_XCR0_TILES = 3 << 17 };
+enum { CPU_AMX = 1 << 24 | 1 << 25 /* tiles, int8: edx */, CPU_XCR0_TILES = 3 << 17 };
 
-/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ, 3 those, VBMI and VNNI and AMX with bfloat16 and int8: every feature
+/* 0 baseline, 1 AVX2 + FMA, 2 AVX-512 F/VL/BW/DQ, 3 those, VBMI and VNNI and AMX with int8: every feature
  * that the variant uses, and the registers saved by the operating system (XCR0). */
 static int cpu_level(void)
 {
