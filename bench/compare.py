@@ -4,6 +4,7 @@
     python bench/compare.py --cells lstm,gru --cases forward --threads 1
     python bench/compare.py --cells lstm --shapes ragged+options             lengths; what the options cost
     python bench/compare.py --shapes 100,1,64,64 --dtypes float32 --seconds 0.2
+    python bench/compare.py --passes 3                                       on a machine that others use too
 
 Every round calls all implementations of a problem, in another order each round; medians are over all rounds.
 Each result is checked against a float64 computation before anything is timed.
@@ -53,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         help="for each implementation of each problem (default %(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=15, help="default %(default)s")
+    parser.add_argument(
+        "--passes",
+        type=int,
+        default=1,
+        help="times that all of it is measured; of each problem the pass counts in which all "
+        "implementations together were least disturbed (default %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="write the measurements for report.py")
     return parser
 
@@ -88,10 +96,10 @@ def main(arguments: Sequence[str]) -> int:
         rows = {count: shapes.select(options.shapes, count, cases, dtypes, cells) for count in threads}
         if not any(rows.values()):
             raise ValueError(f"shapes: expected a selection with rows, got none for {' '.join(arguments)!r}")
-        if options.rounds < 1 or not 0 < options.seconds < math.inf:
+        if min(options.rounds, options.passes) < 1 or not 0 < options.seconds < math.inf:
             raise ValueError(
-                "rounds, seconds: expected at least 1, a number above 0, "
-                f"got {options.rounds}, {options.seconds}"
+                "rounds, passes, seconds: expected at least 1, at least 1, a number above 0, "
+                f"got {options.rounds}, {options.passes}, {options.seconds}"
             )
         if options.json is not None and not options.json.parent.is_dir():  # not after a quarter of an hour
             raise ValueError(f"json: expected a file in a folder that exists, got {str(options.json)!r}")
@@ -102,7 +110,12 @@ def main(arguments: Sequence[str]) -> int:
         path = options.json or folder / "times.json"
         if len(threads) == 1 and machine.is_fixed(threads[0]):
             measure(
-                rows[threads[0]], names, path, allowance=lambda *_: options.seconds, rounds=options.rounds
+                rows[threads[0]],
+                names,
+                path,
+                allowance=lambda *_: options.seconds,
+                rounds=options.rounds,
+                passes=options.passes,
             )
         else:
             status = _in_processes(arguments, [count for count in threads if rows[count]], folder, path)

@@ -134,8 +134,18 @@ def test_report_of_a_pytest_run(tmp_path: Path) -> None:
             "cases: expected words out of forward, forward_backward, single_step, got sideways",
         ),
         (("--dtypes", "float16"), "dtypes: expected words out of float32, float64, got float16"),
-        (("--rounds", "0"), "rounds, seconds: expected at least 1, a number above 0, got 0, 0.6"),
-        (("--seconds", "nan"), "rounds, seconds: expected at least 1, a number above 0, got 15, nan"),
+        (
+            ("--rounds", "0"),
+            "rounds, passes, seconds: expected at least 1, at least 1, a number above 0, got 0, 1, 0.6",
+        ),
+        (
+            ("--passes", "0"),
+            "rounds, passes, seconds: expected at least 1, at least 1, a number above 0, got 15, 0, 0.6",
+        ),
+        (
+            ("--seconds", "nan"),
+            "rounds, passes, seconds: expected at least 1, at least 1, a number above 0, got 15, 1, nan",
+        ),
         (("--threads", "²"), "threads: expected 1 to "),
         (
             ("--json", "none/times.json"),
@@ -254,6 +264,47 @@ def test_a_peer_that_disagrees_is_left_out_only_for_users(
     monkeypatch.setitem(wrong, "bptt", Implementation("bptt", "0", build))
     with pytest.raises(problem.DisagreementError, match="bptt: rnn forward"):
         measure.measure(table, wrong, tmp_path / "times.json", **options, strict=False)
+
+
+def entries(**medians: float) -> list[dict[str, Any]]:
+    return [{"name": name, "stats": {"median": median}} for name, median in medians.items()]
+
+
+def test_the_calmest_pass_favours_none() -> None:
+    """In the second pass both are fastest by their mean, though numpy is faster in the first."""
+    passes = [entries(bptt=3.0, numpy=4.0), entries(bptt=2.0, numpy=5.0), entries(bptt=2.1, numpy=8.0)]
+    assert measure.calmest(passes) is passes[1]
+    # bptt would be ahead by more in the last
+    assert measure.calmest(passes[:1] + passes[2:]) is passes[0]
+    # torch says nothing: it failed once
+    assert measure.calmest([entries(bptt=2.0), entries(bptt=1.0, torch=9.0)])[0]["stats"]["median"] == 1.0
+
+
+def test_passes_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each problem is measured again, in turn, and a peer that fails is counted once for each."""
+
+    def build(p: problem.Problem, threads: int) -> problem.Run:
+        raise NotImplementedError("never")
+
+    real = peers.load(("bptt", "numpy"))[0]
+    monkeypatch.setattr(
+        peers, "load", lambda names, strict: ({**real, "numpy": Implementation("numpy", "0", build)}, {})
+    )
+    table = [rows.Row(rows.Task("forward", rows.Shape(3, 2, 3, H))) for H in (5, 6)]
+    seen: list[tuple[int, int]] = []
+    times = iter((4.0, 1.0, 3.0, 2.0))
+
+    def allowance(left: int, names: int) -> float:
+        seen.append((left, names))
+        return 0.0
+
+    monkeypatch.setattr(measure.timing, "rotate", lambda calls, **_: dict.fromkeys(calls, [next(times)]))
+    to = tmp_path / "times.json"
+    measure.measure(table, ("bptt", "numpy"), to, allowance=allowance, rounds=1, passes=2, strict=False)
+    assert seen == [(4, 1), (3, 1), (2, 1), (1, 1)]
+    done = results.read(to)
+    assert [(m.task.shape.H, m.seconds) for m in done.measurements] == [(5, 3.0), (6, 1.0)]
+    assert list(done.refused.values()) == [2]
 
 
 def test_time_is_shared_out() -> None:

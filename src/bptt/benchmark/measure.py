@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ def measure(
     *,
     allowance: Allowance,
     rounds: int,
+    passes: int = 1,
     strict: bool = True,
 ) -> None:
     """Measure ``rows`` in this process, whose threads are fixed, and write what `results.read` reads.
@@ -40,9 +42,11 @@ def measure(
     to : Path
         File to write.
     allowance : callable
-        Time to spend.
+        Time to spend, from the number of rows not done yet in all passes and of implementations.
     rounds : int
         Rounds of the rotation.
+    passes : int
+        How often all rows are measured, one after the other; of each, the calmest time counts: see `calmest`.
     strict : bool
         Raise if a peer fails; otherwise leave it out, and say so in the file.
 
@@ -54,9 +58,10 @@ def measure(
     found, absent = peers.load(names, strict=strict)
     cases, refused = peers.plan(rows, found)
     about = machine.describe()
-    benchmarks: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, start=1):
-        print(f"{number}/{len(rows)} {row.group}", file=sys.stderr, flush=True)
+    failed: set[tuple[str, Row]] = set()
+    measured: dict[Row, list[list[dict[str, Any]]]] = {row: [] for row in rows}
+    for number, row in enumerate([*rows] * passes):
+        print(f"{number + 1}/{len(rows) * passes} {row.group}", file=sys.stderr, flush=True)
         numbers = problem.make(row.task)
         calls: dict[str, timing.Call] = {}
         errors: dict[str, float] = {}
@@ -67,19 +72,37 @@ def measure(
             except Exception as error:
                 if strict or name in peers.OWN:
                     raise
-                refused[f"{name}: {peers.brief(error)}"] += 1
+                failed.add((f"{name}: {peers.brief(error)}", row))
             else:
                 calls[name] = run.call
         limits = machine.limits(row)
         times = timing.rotate(
             calls,
-            seconds=allowance(len(rows) - number + 1, len(calls)),
+            seconds=allowance(len(rows) * passes - number, len(calls)),
             rounds=rounds,
             one_by_one=row.task.case == STEP,
         )
+        benchmarks = []
         for name, samples in times.items():
             info = results.extra_info(
                 row, name, found[name].version, limits=limits, error=errors[name], machine=about
             )
             benchmarks.append(results.as_benchmark(row.group, info, samples))
-    results.write(to, benchmarks, peers.account(found, absent, refused))
+        measured[row].append(benchmarks)
+    refused.update(reason for reason, _ in failed)
+    chosen = [benchmark for of_row in measured.values() for benchmark in calmest(of_row)]
+    results.write(to, chosen, peers.account(found, absent, refused))
+
+
+def calmest(passes: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the pass over a row in which somebody else disturbed the machine least.
+
+    It is the one where the medians of all implementations are least above the least medians of each: their
+    geometric mean counts, so that none weighs more than another.
+    """
+    medians = [{entry["name"]: entry["stats"]["median"] for entry in of_pass} for of_pass in passes]
+    # an implementation that failed in one of them says nothing of the machine
+    names = set[str].intersection(*(set(of_pass) for of_pass in medians))
+    return min(
+        zip(passes, medians, strict=True), key=lambda pair: sum(math.log(pair[1][name]) for name in names)
+    )[0]
