@@ -298,7 +298,7 @@ def test_passes_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         seen.append((left, names))
         return 0.0
 
-    monkeypatch.setattr(measure.timing, "rotate", lambda calls, **_: dict.fromkeys(calls, [next(times)]))
+    monkeypatch.setattr(measure.timing, "rotate", lambda calls, **_: {name: [next(times)] for name in calls})
     to = tmp_path / "times.json"
     measure.measure(table, ("bptt", "numpy"), to, allowance=allowance, rounds=1, passes=2, strict=False)
     assert seen == [(4, 1), (3, 1), (2, 1), (1, 1)]
