@@ -104,13 +104,42 @@ LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const 
     for (int q = 0; ahead && q < FIXED_BLOCK / 3; q += 64)                                             \
         __builtin_prefetch(ahead + (d) * (FIXED_BLOCK / 3) + q, 0, 2);
 
-/* The three sums of 16 rows and 16 columns.  ahead: what comes after w, or NULL.
+/* Sums of 16 rows from `next` on, up to `last`, and 16 columns from n on, which are W's `columns`; on their way to C, see
+ * amx_sum. */
+typedef struct {
+    const fixed_rows *rows;
+    const fixed_columns *columns;
+    const int32_t *from;
+    const float *bias;
+    ptrdiff_t next, last, n;
+    int add;
+    __mmask16 part;
+} fixed_sum;
+
+#define FIXED_PUTS 6 /* rows for each 64 k, but the first: what the unit has made last is not in memory yet */
+
+LANES_INLINE void fixed_put(int fine, fixed_sum *sum, int count)
+{
+    for (; count > 0 && sum->next < sum->last; --count, ++sum->next, sum->from += 16) {
+        const fixed_rows *rows = sum->rows;
+        const ptrdiff_t i = sum->next;
+        float *c = rows->c[i] + sum->n;
+        __m512i sums[FIXED_SUMS];
+        for (int k = 0; k < FIXED_SUMS - !fine; ++k)
+            sums[k] = _mm512_load_si512(sum->from + 256 * k);
+        fixed_put_vector(fine, sums, sum->columns, rows, i,
+                         fixed_base(c, sum->bias, sum->add || rows->rest[i], sum->part), c, sum->part);
+    }
+}
+
+/* The three sums of 16 rows and 16 columns.  ahead: what comes after w, or NULL; before: other sums, which go where they
+ * belong meanwhile.
  *
  * The order is such that of the next three sums, which the unit begins as soon as one of these is stored, none waits
  * for its place, and no tile is read twice: where somebody else uses the unit too, reading takes as long as multiplying. */
 static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_coarse(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
                                                                          const uint8_t *w, int32_t *sums,
-                                                                         const uint8_t *ahead)
+                                                                         const uint8_t *ahead, fixed_sum *before)
 {
     AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
@@ -123,16 +152,19 @@ static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_coarse(const u
         FIXED_LEFT(4, 0); FIXED_DOT(2, 4, 7);
         FIXED_RIGHT(7, 0); FIXED_DOT(2, 6, 7);
         FIXED_FETCH(2)
+        if (k > 0)
+            fixed_put(0, before, FIXED_PUTS);
         if (ahead)
             ahead += FIXED_BLOCK;
     }
+    fixed_put(0, before, 16);
     AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64);
 }
 
 /* The four sums, if fine. */
 static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
                                                                        const uint8_t *w, int32_t *sums,
-                                                                       const uint8_t *ahead)
+                                                                       const uint8_t *ahead, fixed_sum *before)
 {
     AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2); AMX_ZERO(3);
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
@@ -145,26 +177,13 @@ static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uin
         FIXED_FETCH(1)
         FIXED_RIGHT(7, 0); FIXED_DOT(2, 6, 7); FIXED_DOT(3, 5, 7);
         FIXED_FETCH(2)
+        if (k > 0)
+            fixed_put(1, before, FIXED_PUTS);
         if (ahead)
             ahead += FIXED_BLOCK;
     }
+    fixed_put(1, before, 16);
     AMX_STORE(0, sums, 64); AMX_STORE(1, sums + 256, 64); AMX_STORE(2, sums + 512, 64); AMX_STORE(3, sums + 768, 64);
-}
-
-/* Sums of 16 rows from i on and 16 columns from n on, which are W's `columns`. */
-LANES_INLINE void fixed_put(int fine, const fixed_rows *rows, ptrdiff_t i, const int32_t *from,
-                            const fixed_columns *columns, ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
-{
-    const __mmask16 part = amx_mask(N - n);
-    const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
-    for (; i < last; ++i, from += 16) {
-        float *c = rows->c[i] + n;
-        __m512i sums[FIXED_SUMS];
-        for (int k = 0; k < FIXED_SUMS - !fine; ++k)
-            sums[k] = _mm512_load_si512(from + 256 * k);
-        fixed_put_vector(fine, sums, columns, rows, i,
-                         fixed_base(c, bias ? bias + n : NULL, add || rows->rest[i], part), c, part);
-    }
 }
 
 /* C (rows, N) = bias + A W^T, or C += A W^T; bias: whole vectors, or NULL. */
@@ -175,7 +194,9 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     const ptrdiff_t step = rows->count > 1 ? 1 : 2, steps = (groups + step - 1) / step;
     const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
     const int fetch = groups * apart >= FIXED_AHEAD;
-    int32_t sums[FIXED_SUMS * 256] __attribute__((aligned(64)));
+    int32_t sums[2][FIXED_SUMS * 256] __attribute__((aligned(64)));
+    fixed_sum sum = {0}; /* none yet */
+    int odd = 0;
     if (rows->count > 1)
         amx_begin(rows->count, fine);
     for (ptrdiff_t s = 0; s < steps; ++s) {
@@ -186,14 +207,23 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
             fixed_row(groups - g > 1 ? 2 : 1, fine, rows, at, K, n, N, bias, add);
             continue;
         }
-        for (ptrdiff_t i = 0; i < rows->count; i += 16, ahead = NULL) {
-            const uint8_t *a = rows->digits + i * each;
-            (fine ? fixed_multiply_fine : fixed_multiply_coarse)(a, each, Kp, tile, sums, ahead);
-            fixed_put(fine, rows, i, sums, (const fixed_columns *)at, n, N, bias, add);
+        for (ptrdiff_t i = 0; i < rows->count; i += 16, ahead = NULL, odd = !odd) {
+            const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
+            for (ptrdiff_t r = i; r < last; ++r)
+                __builtin_prefetch(rows->c[r] + n, 1, 2);
+            (fine ? fixed_multiply_fine : fixed_multiply_coarse)(rows->digits + i * each, each, Kp, tile, sums[odd], ahead,
+                                                                 &sum);
+            sum = (fixed_sum){rows, (const fixed_columns *)at, sums[odd], bias ? bias + n : NULL, i,
+                              last, n, add, amx_mask(N - n)};
         }
     }
-    if (rows->count > 1)
+    if (rows->count > 1) {
+        if (fine)
+            fixed_put(1, &sum, 16);
+        else
+            fixed_put(0, &sum, 16);
         amx_end();
+    }
 }
 #else
 LANES_INLINE void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, int fine,
