@@ -54,13 +54,14 @@ cdef class BpttJob(Job):
     cdef void *dy               # IN (T, B, R) or NULL
     cdef double *squares        # OUT (T, B) or NULL: squared norm of dL/dh_t
     cdef bint adds              # to gradients that are there already
+    cdef bint whole             # a whole backward pass with its sums, not single steps
     # by number of the row
     cdef void *carry_h          # WORK (B, R): dL/dh_t but for dy_t
     cdef void *carry_c          # WORK (B, H)
     cdef void *deep_h           # WORK (steps of all rows, R): dL/dh_t truncated
     cdef void *deep_c           # WORK (steps of all rows, H)
     # of one chunk, or of `sets`, rows (s, r) side by side
-    cdef void *da               # WORK (capacity, S)
+    cdef void *da               # WORK (capacity, S); with layer normalisation NULL, unless something else wants it
     cdef void *d_ih             # WORK (capacity, N_ih): gradient of W_ih x; without layer normalisation in da
     cdef void *d_hh             # WORK (capacity, N_hh): gradient of W_hh h_{t-1}
     cdef void *turned_ih        # WORK (N_ih, capacity): d_ih transposed (where turns > 0)
@@ -78,6 +79,9 @@ cdef class BpttJob(Job):
     cdef void *dw[8]            # OUT as Weights; of tokens dw[0] is INOUT (I, padded N_ih) of zeros
     cdef void *dbias            # OUT (S,)
     cdef void *dgain            # OUT (N_ih,), in the order of the columns
+    # of layers with normalisation, for each of `sets` chunks: WORK (groups of rows, S + N_ih + N_hh), sums over those
+    # rows of da, da LN(W_ih x), da LN(W_hh h), while that is at hand
+    cdef double *sums
 
     cdef ptrdiff_t gradient_items(self) noexcept nogil:
         if self.weights.double:
@@ -148,11 +152,23 @@ cdef class BpttJob(Job):
         """Where in the arrays of `sets` chunks its rows are."""
         return chunk % self.sets * self.capacity
 
+    cdef double *set_sums(self, ptrdiff_t chunk) noexcept nogil:
+        if self.sums == NULL:
+            return NULL
+        return self.sums + chunk % self.sets * sum_groups(self.course.B) * row_sums(self.weights)
+
+    cdef ptrdiff_t first_row(self, ptrdiff_t block) noexcept nogil:
+        """Where a part of the recurrence begins: one with sums, where a group of rows does."""
+        cdef ptrdiff_t B = self.course.B
+        if not self.weights.normal:
+            return block_start(B, self.blocks, block)
+        return min(B, summed_together(B) * block_start(sum_groups(B), self.blocks, block))
+
 
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
     cdef ptrdiff_t digits = ceil_div(fixed_room(w.N_hh, rows), sizeof(float)) if w.fixed_back_hh else 0
-    return rows * (w.R + w.R + w.H + w.H) + digits
+    return rows * (w.R + w.R + w.H + w.H) + (w.S if w.normal else 0) + digits
 
 
 cdef void bare_back_step(
@@ -179,6 +195,7 @@ cdef void back_step(
     real *carry,         # INOUT (rows, R): dL/dh_t but for dy_t in, dL/dh_{t-1} but for dy_{t-1} out
     real *carry_c,       # INOUT (rows, H): dL/dc_t in, dL/dc_{t-1} out
     real *room,          # WORK, see `back_room`
+    double *sums,        # INOUT or NULL, see BpttJob
 ) noexcept nogil:
     """Step s of rows number first..first+rows-1 backwards; da and what the weight gradients need to the chunk.
 
@@ -189,13 +206,15 @@ cdef void back_step(
     cdef bint plain = course.plain, gru = w.cell >= GRU, adds = gru or course.kept_h != NULL
     cdef bint joined = w.projected or course.kept_h != NULL
     cdef int chains = chains_for(<real *> NULL, N, R)
-    cdef real *da = <real *> job.da + at_chunk * S
+    cdef real *da = row_of(job.da, at_chunk, S, <real *> NULL)
+    cdef ptrdiff_t each = S, together = summed_together(B)
+    cdef double *into
     cdef real *dh = carry
     cdef real *ds = room
     cdef real *skip = ds + rows * R
     cdef real *dm = skip + rows * H
     cdef real *own = dm + rows * H
-    cdef real *digits = own + rows * R
+    cdef real *digits = own + rows * R + (S if w.normal else 0)
     cdef real *m = row_of(job.m, at_chunk, H, <real *> NULL)
     cdef real *masked = row_of(job.h_before, at_chunk, R, <real *> NULL)
     cdef const real *dy = <const real *> job.dy if with_dy else NULL
@@ -210,7 +229,9 @@ cdef void back_step(
         for r in range(rows):
             at = s * B + first + r if plain else course.at(s, first + r)
             job.squares[at] = square_sum(carry + r * R, dy + at * R if dy != NULL else <const real *> NULL, R)
-    if plain and w.cell <= IDENTITY:
+    if da == NULL:  # a row at a time
+        da, each = own + rows * R, 0
+    if plain and w.cell <= IDENTITY and not w.normal:
         # da_t = (dy_t + carry) f'(a_t)
         at = s * B + first
         cell_backward(w.cell, da, carry, dy + at * H if dy != NULL else NULL, y + at * H, rows * H)
@@ -257,22 +278,27 @@ cdef void back_step(
                 if course.kept_c != NULL:
                     part(course.kept_c + at * H, carry_c + r * H, skip + r * H, H)
                 lstm_backward(a + at * S, ph, c_1, dh + r * H, dy + at * R if dy != NULL else NULL, carry_c + r * H,
-                              da + r * S, m + r * H if w.projected else NULL, H)
+                              da + r * each, m + r * H if w.projected else NULL, H)
                 if course.kept_c != NULL:
                     for k in range(H):
                         carry_c[r * H + k] = carry_c[r * H + k] + skip[r * H + k]
             elif gru:
                 gru_backward(w.cell == GRU, a + at * S, h_1, dh + r * H, dy + at * R if dy != NULL else NULL,
-                             carry + r * R, course.kept_h != NULL, da + r * S, H)
-            elif not plain:
-                cell_backward(w.cell, da + r * S, dh + r * H, dy + at * R if dy != NULL else NULL, y + at * R, H)
+                             carry + r * R, course.kept_h != NULL, da + r * each, H)
+            else:
+                cell_backward(w.cell, da + r * each, dh + r * H, dy + at * R if dy != NULL else NULL, y + at * R, H)
             if w.normal:
-                normalise_backward(da + r * S, <const real *> w.gain_ih, <const real *> job.normed_ih + at * w.N_ih,
+                normalise_backward(da + r * each, <const real *> w.gain_ih, <const real *> job.normed_ih + at * w.N_ih,
                                    (<const real *> job.rate_ih)[at], <real *> job.d_ih + (at_chunk + r) * w.N_ih,
                                    w.N_ih)
-                normalise_backward(da + r * S + w.from_hh, <const real *> w.gain_hh,
+                normalise_backward(da + r * each + w.from_hh, <const real *> w.gain_hh,
                                    <const real *> job.normed_hh + at * N, (<const real *> job.rate_hh)[at],
                                    <real *> job.d_hh + (at_chunk + r) * N, N)
+                if sums != NULL:
+                    into = sums + (first + r) // together * row_sums(w)
+                    add_row(da + r * each, <const real *> NULL, S, into)
+                    add_row(da + r * each, <const real *> job.normed_ih + at * w.N_ih, w.N_ih, into + S)
+                    add_row(da + r * each + w.from_hh, <const real *> job.normed_hh + at * N, N, into + S + w.N_ih)
     if w.cell == GRU_BEFORE:
         # ds_t = da_n W_hn
         product(chains_for(<real *> NULL, H, H), da, S, 1, rows, 1, 0, <const real *> w.back_hn, H, H, ds, H, 0,
@@ -337,7 +363,7 @@ cdef inline bint back_fits(BpttJob job, int worker, const void *end) noexcept no
 
 cdef void bptt_rows(
     BpttJob job, Panels w, Course course, int worker, ptrdiff_t start, ptrdiff_t end, ptrdiff_t chunk_at,
-    ptrdiff_t first, ptrdiff_t last, real *kind
+    ptrdiff_t first, ptrdiff_t last, double *sums, real *kind
 ) noexcept nogil:
     """da of steps end-1..start of rows number first..last-1; to the arrays of chunks from row chunk_at on."""
     cdef ptrdiff_t H = w.H, R = w.R, base = course.before(start), s, n, r
@@ -362,7 +388,7 @@ cdef void bptt_rows(
             if carry_c != NULL:
                 memcpy(carry_c, <const real *> job.deep_c + (course.before(s) + first) * H, n * H * sizeof(real))
         back_step(job, job.weights, job.course, s, first, n, chunk_at + course.before(s) - base + first, not job.deep,
-                  not job.deep, carry, carry_c, room)
+                  not job.deep, carry, carry_c, room, sums)
     if start == 0 and not job.deep:
         for r in range(first, last):
             to_begin(job, r, <real *> job.carry_h + r * R, row_of(job.carry_c, r, H, kind))

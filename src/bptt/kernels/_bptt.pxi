@@ -44,16 +44,16 @@ cdef inline const real *x_rows(BpttJob job, ptrdiff_t start, ptrdiff_t at, real 
 
 
 cdef void bptt_item(BpttJob job, Panels w, Course course, ChunkItem what, int worker, real *kind) noexcept nogil:
-    cdef ptrdiff_t end = job.bounds[what.chunk], start = job.bounds[what.chunk + 1], B = course.B
+    cdef ptrdiff_t end = job.bounds[what.chunk], start = job.bounds[what.chunk + 1]
     cdef ptrdiff_t at = job.set_row(what.chunk)
     if what.phase == RECURRENCE:
-        bptt_rows(job, job.weights, job.course, worker, start, end, at, block_start(B, job.blocks, what.item),
-                  block_start(B, job.blocks, what.item + 1), kind)
+        bptt_rows(job, job.weights, job.course, worker, start, end, at, job.first_row(what.item),
+                  job.first_row(what.item + 1), job.set_sums(what.chunk), kind)
     elif what.phase == TURN:
         turn_item(job, job.weights, job.course, start, end, at, what.item, worker, kind)
     elif not job.interrupted(worker, 2.0 * (course.before(end) - course.before(start)) * w.N_hh * 64):
-        gradient_item(job, job.weights, job.course, start, end, at, what.item, worker, what.chunk > 0 or job.adds,
-                      kind)
+        gradient_item(job, job.weights, job.course, start, end, at, job.set_sums(what.chunk), what.item, worker,
+                      what.chunk > 0 or job.adds, kind)
 
 
 cdef inline const real *d_ih_of(BpttJob job, Panels w, ptrdiff_t at, real *kind) noexcept nogil:
@@ -102,14 +102,14 @@ cdef LeftOperand left_of(BpttJob job, const char *digits, const char *unfit, ptr
 
 
 cdef void gradient_item(
-    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, int worker,
-    bint add, real *kind
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, double *sums, ptrdiff_t item,
+    int worker, bint add, real *kind
 ) noexcept nogil:
     """One of the products of the chunk of steps end-1..start; see `gradient_count`."""
     cdef ptrdiff_t base = course.before(start)
     cdef ptrdiff_t B = course.B, H = w.H, I = w.I, R = w.R, rows = course.before(end) - base, first, last, count
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, ld_hh = w.N_hh if w.normal else w.S
-    cdef const real *da = <const real *> job.da + at * w.S
+    cdef const real *da = row_of(job.da, at, w.S, kind)
     cdef const real *m = row_of(job.m, at, H, kind)
     cdef const real *d_ih = d_ih_of(job, w, at, kind)
     cdef const real *d_hh = <const real *> job.d_hh + at * w.N_hh if w.normal else da + w.from_hh
@@ -191,12 +191,10 @@ cdef void gradient_item(
         outer_panel(<const real *> job.dh + at * R, 1, R, no_left, R, 0, rows, <const real *> NULL, 0, m, H,
                     item, scratch, right, <real *> job.dw[4], start_sum)
         return
-    if job.dbias != NULL:
-        column_sums(da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
     if w.normal:
-        gain_sums(job, job.course, start, end, da, <const real *> job.normed_ih, w.N_ih, <real *> job.dgain, add)
-        gain_sums(job, job.course, start, end, da + w.from_hh, <const real *> job.normed_hh, w.N_hh,
-                  <real *> job.dw[7], add)
+        put_row_sums(job, w, sums, add, kind)
+    elif job.dbias != NULL:
+        column_sums(da, w.S if w.cell != GRU_BEFORE else 3 * H, w.S, rows, <real *> job.dbias, add)
     if w.ph != NULL:
         peephole_sums(job, job.course, start, end, da, <real *> job.dw[5], add)
 
@@ -249,12 +247,22 @@ cdef size_t left_size(BpttJob job, Panels w, char *at) noexcept nogil:
     return left + left_hh + amx_rows(w.S) + amx_rows(w.N_hh)
 
 
+cdef ptrdiff_t rows_of_a_block(BpttJob job) noexcept nogil:
+    """Rows of the largest part of a recurrence; of a truncated one the parts are as if there were no sums."""
+    cdef ptrdiff_t B = job.course.B, rows = ceil_div(B, job.blocks)
+    if job.weights.normal:
+        rows = max(rows, min(B, summed_together(B) * ceil_div(sum_groups(B), job.blocks)))
+    return rows
+
+
 cdef int make_room(BpttJob job, int workers, real *kind) except -1:
     """Working memory: what each worker needs, and the arrays of a chunk."""
     cdef Panels w = job.weights
     cdef Course course = job.course
-    cdef ptrdiff_t B = course.B, C = job.capacity, rows = ceil_div(B, job.blocks), total = course.before(course.T)
+    cdef ptrdiff_t B = course.B, C = job.capacity, rows = rows_of_a_block(job), total = course.before(course.T)
     cdef ptrdiff_t all = C * job.sets
+    cdef bint summed = w.normal and job.whole, kept = not summed or job.deep or w.ph != NULL
+    cdef ptrdiff_t sums = job.sets * sum_groups(B) * row_sums(w) * sizeof(double) // sizeof(real) if summed else 0
     cdef ptrdiff_t x = 0 if course.plain else 2 * all if w.tokens else all * w.I  # a token id is as long as two floats
     cdef ptrdiff_t dx = 0 if course.plain or job.input_groups == 0 else C * w.I
     cdef bint m = w.projected or w.cell == GRU_BEFORE, turned = job.turns > 0 and not job.sum_fixed
@@ -266,20 +274,26 @@ cdef int make_room(BpttJob job, int workers, real *kind) except -1:
                             ceil_div(fixed_room(w.N_ih, C), LINE) * LINE if job.input_fixed else 0)
     job.scratch = take_memory(job.scratch_each * workers + left_size(job, w, NULL))
     left_size(job, w, job.scratch.aligned + job.scratch_each * workers)
-    size = B * (w.R + w.H) + all * w.S + (all * (w.N_ih + w.N_hh) if w.normal else 0) + w.S + w.N_ih
+    size = sums + B * (w.R + w.H) + (all * w.S if kept else 0) + (all * (w.N_ih + w.N_hh) if w.normal else 0)
+    size += w.S + w.N_ih
     size += (C * (w.S + (w.N_hh if w.normal else 0)) if turned else 0) + (0 if course.plain else all * w.R)
     size += x + dx + (all * w.R if w.projected else 0) + (all * w.H if m else 0)
     size += total * (w.R + w.H) if job.deep else 0
     job.work = take_memory(size * sizeof(real) + LINE)
-    # token ids first, aligned as they must be
+    # those sums and token ids first, aligned as they must be
     next = <real *> job.work.aligned
+    if summed:
+        memset(next, 0, sums * sizeof(real))
+        job.sums = <double *> next
+        next = next + sums
     if x:
         job.xs = next
         next = next + x
     job.carry_h, job.carry_c = next, next + B * w.R if w.cell == LSTM else NULL
     next = next + B * (w.R + w.H)
-    job.da = next
-    next = next + all * w.S
+    if kept:
+        job.da = next
+        next = next + all * w.S
     if w.normal:
         job.d_ih, job.d_hh = next, next + all * w.N_ih
         next = next + all * (w.N_ih + w.N_hh)

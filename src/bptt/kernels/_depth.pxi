@@ -55,7 +55,7 @@ cdef void depth_rows(
                     memcpy(carry_c, <const real *> into.deep_c + k * H, on * H * sizeof(real))
                 # h_0 stands one step before the step it starts: its terms are those of one sweep less
                 back_step(into, into.weights, into.course, s + 1, first, on, first, False, sweep == job.depth - 1,
-                          carry, carry_c, room)
+                          carry, carry_c, room, NULL)
             k = course.before(s) + first
             for r in range(n):
                 to = <real *> into.deep_h + (k + r) * R
@@ -71,7 +71,7 @@ cdef void depth_rows(
             memcpy(carry, <const real *> into.deep_h + k * R, n * R * sizeof(real))
             if lstm:
                 memcpy(carry_c, <const real *> into.deep_c + k * H, n * H * sizeof(real))
-            back_step(into, into.weights, into.course, 0, first, n, first, False, False, carry, carry_c, room)
+            back_step(into, into.weights, into.course, 0, first, n, first, False, False, carry, carry_c, room, NULL)
             for r in range(n):
                 to_begin(into, first + r, carry + r * R, carry_c + r * H if lstm else <real *> NULL)
     # rows without a step: the state's gradient passes through

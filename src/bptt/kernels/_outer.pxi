@@ -173,26 +173,42 @@ cdef void put_sums(const double *s, real *total, ptrdiff_t n, bint add) noexcept
         total[k] = <real> ((total[k] if add else 0) + s[k])
 
 
-cdef void gain_sums(
-    BpttJob job, Course course, ptrdiff_t start, ptrdiff_t end, const real *da, const real *normed, ptrdiff_t N,
-    real *total, bint add
-) noexcept nogil:
-    """total (N,) (+)= sum over the rows of a chunk of da normed."""
-    cdef ptrdiff_t S = job.weights.S, s, r, k, j = 0, width, row
-    cdef const real *v
-    cdef double sums[SUMS]
-    while j < N:
-        width = min(N - j, <ptrdiff_t> SUMS)
-        memset(sums, 0, width * sizeof(double))
-        row = 0
-        for s in range(start, end):
-            for r in range(course.alive(s)):
-                v = normed + course.at(s, r) * N + j
-                for k in range(width):
-                    sums[k] = sums[k] + <double> da[row * S + j + k] * v[k]
-                row += 1
-        put_sums(sums, total + j, width, add)
-        j += width
+cdef inline ptrdiff_t summed_together(ptrdiff_t B) noexcept nogil:
+    """Rows of a batch whose sums are one: of threads that share the rows each has whole groups of them."""
+    return 8 if B >= 32 else 4
+
+
+cdef inline ptrdiff_t sum_groups(ptrdiff_t B) noexcept nogil:
+    return ceil_div(B, summed_together(B))
+
+
+cdef inline ptrdiff_t row_sums(Panels w) noexcept nogil:
+    """Numbers of such sums: of da, and of da times what is normalised."""
+    return w.S + w.N_ih + w.N_hh
+
+
+cdef inline void add_row(const real *v, const real *factors, ptrdiff_t n, double *sums) noexcept nogil:
+    """sums (n,) += v factors, or v where factors is NULL."""
+    cdef ptrdiff_t k
+    if factors == NULL:
+        for k in range(n):
+            sums[k] = sums[k] + v[k]
+    else:
+        for k in range(n):
+            sums[k] = sums[k] + <double> v[k] * factors[k]
+
+
+cdef void put_row_sums(BpttJob job, Panels w, double *sums, bint add, real *kind) noexcept nogil:
+    """A chunk's sums of rows, see `BpttJob.sums`, to the gradients; they begin anew."""
+    cdef ptrdiff_t width = row_sums(w), groups = sum_groups(job.course.B), g, k
+    for g in range(1, groups):
+        for k in range(width):
+            sums[k] = sums[k] + sums[g * width + k]
+    if job.dbias != NULL:
+        put_sums(sums, <real *> job.dbias, w.S, add)
+    put_sums(sums + w.S, <real *> job.dgain, w.N_ih, add)
+    put_sums(sums + w.S + w.N_ih, <real *> job.dw[7], w.N_hh, add)
+    memset(sums, 0, groups * width * sizeof(double))
 
 
 cdef void peephole_sums(

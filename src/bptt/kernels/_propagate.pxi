@@ -162,7 +162,7 @@ cdef several_back(Saved saved, ptrdiff_t s, rows, dh, dc, bint together, real *k
         job.d_ih, job.d_hh = buffers.write(d_ih), buffers.write(d_hh)
     with nogil:
         back_step(job, w, course, s, 0, N * B, 0, False, False, <real *> job.carry_h, <real *> job.carry_c,
-                  <real *> scratch.aligned)
+                  <real *> scratch.aligned, NULL)
     da_ih = da_hh = da
     if w.cell >= GRU:
         # n r z q -> r z n, r z q
@@ -237,7 +237,7 @@ cdef back_propagate(
     cdef void *at
     cdef void *dweight_ih
     dtype = saved.dtype
-    job.weights, job.course = w, course
+    job.weights, job.course, job.whole = w, course, True
     cdef double operations = 2.0 * T * B * w.work()
     cdef int64_t items
     if operations < WORK_TO_SHARE:

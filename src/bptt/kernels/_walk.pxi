@@ -67,7 +67,7 @@ cdef void walk_group(WalkJob job, Panels w, Course course, int64_t group, int wo
         if job.interrupted(worker, 2.0 * (count - low) * B * w.N_hh * R):
             return
         back_step(job, w, course, s, low * B, (count - low) * B, at_chunk, False, False, carry + low * B * R,
-                  row_of(carry_c, low * B, H, kind), room)
+                  row_of(carry_c, low * B, H, kind), room, NULL)
         factors = <const real *> job.factors + t * job.M * B
         for n in range(low, count):
             # da of the first source that is on its way stands first
