@@ -168,7 +168,7 @@ cdef class BpttJob(Job):
 cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
     """Numbers of working memory that `back_step` wants."""
     cdef ptrdiff_t digits = ceil_div(fixed_room(w.N_hh, rows), sizeof(float)) if w.fixed_back_hh else 0
-    return rows * (w.R + w.R + w.H + w.H) + (w.S if w.normal else 0) + digits
+    return rows * (w.R + w.R + w.H + w.H) + (w.S + row_sums(w) if w.normal else 0) + digits
 
 
 cdef void bare_back_step(
@@ -186,6 +186,10 @@ cdef void bare_back_step(
     # dh_{t-1} = da_t W_hh
     step_product(w.fixed_back_hh, True, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
                  TILE_SET, <const real *> NULL, backwards, room)
+
+
+cdef inline real *beside_sums(real *sums, ptrdiff_t k) noexcept nogil:
+    return sums + k if sums != NULL else NULL
 
 
 cdef void back_step(
@@ -208,13 +212,14 @@ cdef void back_step(
     cdef int chains = chains_for(<real *> NULL, N, R)
     cdef real *da = row_of(job.da, at_chunk, S, <real *> NULL)
     cdef ptrdiff_t each = S, together = summed_together(B)
-    cdef double *into
+    cdef real *some = NULL  # sums of the rows of a group so far
+    cdef bint more
     cdef real *dh = carry
     cdef real *ds = room
     cdef real *skip = ds + rows * R
     cdef real *dm = skip + rows * H
     cdef real *own = dm + rows * H
-    cdef real *digits = own + rows * R + (S if w.normal else 0)
+    cdef real *digits = own + rows * R + (S + row_sums(w) if w.normal else 0)
     cdef real *m = row_of(job.m, at_chunk, H, <real *> NULL)
     cdef real *masked = row_of(job.h_before, at_chunk, R, <real *> NULL)
     cdef const real *dy = <const real *> job.dy if with_dy else NULL
@@ -229,6 +234,8 @@ cdef void back_step(
         for r in range(rows):
             at = s * B + first + r if plain else course.at(s, first + r)
             job.squares[at] = square_sum(carry + r * R, dy + at * R if dy != NULL else <const real *> NULL, R)
+    if sums != NULL:
+        some = own + rows * R + S
     if da == NULL:  # a row at a time
         da, each = own + rows * R, 0
     if plain and w.cell <= IDENTITY and not w.normal:
@@ -288,17 +295,17 @@ cdef void back_step(
             else:
                 cell_backward(w.cell, da + r * each, dh + r * H, dy + at * R if dy != NULL else NULL, y + at * R, H)
             if w.normal:
+                more = r > 0 and (first + r) % together != 0
                 normalise_backward(da + r * each, <const real *> w.gain_ih, <const real *> job.normed_ih + at * w.N_ih,
                                    (<const real *> job.rate_ih)[at], <real *> job.d_ih + (at_chunk + r) * w.N_ih,
-                                   w.N_ih)
+                                   beside_sums(some, S), more, w.N_ih)
                 normalise_backward(da + r * each + w.from_hh, <const real *> w.gain_hh,
                                    <const real *> job.normed_hh + at * N, (<const real *> job.rate_hh)[at],
-                                   <real *> job.d_hh + (at_chunk + r) * N, N)
+                                   <real *> job.d_hh + (at_chunk + r) * N, beside_sums(some, S + w.N_ih), more, N)
                 if sums != NULL:
-                    into = sums + (first + r) // together * row_sums(w)
-                    add_row(da + r * each, <const real *> NULL, S, into)
-                    add_row(da + r * each, <const real *> job.normed_ih + at * w.N_ih, w.N_ih, into + S)
-                    add_row(da + r * each + w.from_hh, <const real *> job.normed_hh + at * N, N, into + S + w.N_ih)
+                    add_row(da + r * each, S, more, some)
+                    if r + 1 == rows or (first + r + 1) % together == 0:
+                        add_double(some, row_sums(w), sums + (first + r) // together * row_sums(w))
     if w.cell == GRU_BEFORE:
         # ds_t = da_n W_hn
         product(chains_for(<real *> NULL, H, H), da, S, 1, rows, 1, 0, <const real *> w.back_hn, H, H, ds, H, 0,

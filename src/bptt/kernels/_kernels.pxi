@@ -19,7 +19,7 @@ from bptt.kernels._cells cimport GRU, GRU_BEFORE, IDENTITY, LSTM, RELU, SIGMOID,
 from bptt.kernels._gates cimport (
     GRU_ALL, GRU_RESET, GRU_UPDATE, gru_backward, gru_forward, lstm_backward, lstm_forward, reset_backward,
 )
-from bptt.kernels._norm cimport across, normalise, normalise_backward, scale_add, square_sum
+from bptt.kernels._norm cimport across, normalise, normalise_backward, square_sum
 from bptt.kernels._pool import submit
 from bptt.kernels._tile cimport *
 

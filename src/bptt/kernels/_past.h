@@ -11,11 +11,17 @@
 #if LANES_BYTES && (defined(__AVX512F__) || defined(__AVX__))
 #define PAST_LINE 64
 
+/* Whether something starts at a whole line and consists of those. */
+LANES_INLINE int past_whole(const void *p, size_t bytes)
+{
+    return (uintptr_t)p % PAST_LINE == 0 && bytes % PAST_LINE == 0;
+}
+
 LANES_INLINE void past_copy(void *to, const void *from, size_t bytes)
 {
     char *p = to;
     const char *q = from;
-    if ((uintptr_t)to % PAST_LINE || bytes % PAST_LINE) {
+    if (!past_whole(to, bytes)) {
         memcpy(to, from, bytes);
         return;
     }
@@ -28,6 +34,15 @@ LANES_INLINE void past_copy(void *to, const void *from, size_t bytes)
     }
 }
 
+/* A vector of what is so. */
+#if defined(__AVX512F__)
+LANES_INLINE void f32_past(float *p, lanes_f32 v) { _mm512_stream_ps(p, (__m512)v); }
+LANES_INLINE void f64_past(double *p, lanes_f64 v) { _mm512_stream_pd(p, (__m512d)v); }
+#else
+LANES_INLINE void f32_past(float *p, lanes_f32 v) { _mm256_stream_ps(p, (__m256)v); }
+LANES_INLINE void f64_past(double *p, lanes_f64 v) { _mm256_stream_pd(p, (__m256d)v); }
+#endif
+
 /* Such stores are in no order with others: before another thread is told of them. */
 LANES_INLINE void past_done(void) { _mm_sfence(); }
 
@@ -35,6 +50,9 @@ LANES_INLINE void past_done(void) { _mm_sfence(); }
 
 LANES_INLINE void past_copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 LANES_INLINE void past_done(void) {}
+LANES_INLINE int past_whole(const void *p, size_t bytes) { return 0; }
+LANES_INLINE void f32_past(float *p, lanes_f32 v) { f32_store(p, v); }
+LANES_INLINE void f64_past(double *p, lanes_f64 v) { f64_store(p, v); }
 
 #endif
 #endif

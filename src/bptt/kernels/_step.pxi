@@ -38,6 +38,7 @@ cdef void step(
     const real *mask,      # IN (rows, R) or NULL: recurrent dropout
     real *normed,          # OUT (rows, N_hh) or NULL: LN(W_hh h_{t-1})
     real *rate,            # OUT (rows,) or NULL: its 1 / sqrt(variance + 1e-5)
+    bint past,             # `normed` is to go past the caches
     real *room,            # WORK, see `step_room`
 ) noexcept nogil:
     cdef ptrdiff_t H = w.H, R = w.R, S = w.S, r
@@ -47,6 +48,7 @@ cdef void step(
     cdef real *m = h
     cdef double scale
     cdef real *digits
+    cdef real *q
     if mask != NULL:
         times(h_before, mask, room, rows * R)
         masked = room
@@ -57,16 +59,14 @@ cdef void step(
     digits = room + (rows * w.N_hh if w.normal else 0)
     # a_t += W_hh h_{t-1}
     if w.normal:
-        if normed == NULL:
-            normed = room
-        step_product(w.fixed_hh, False, chains, masked, R, rows, w.hh, R, w.N_hh, normed, w.N_hh, TILE_SET,
+        step_product(w.fixed_hh, False, chains, masked, R, rows, w.hh, R, w.N_hh, room, w.N_hh, TILE_SET,
                      <const real *> NULL, backwards, digits)
         for r in range(rows):
-            scale = normalise(normed + r * w.N_hh, w.N_hh)
+            q = a + r * S + w.from_hh
+            scale = normalise(room + r * w.N_hh, <const real *> w.gain_hh, q,
+                              normed + r * w.N_hh if normed != NULL else NULL, past, q, w.N_hh)
             if rate != NULL:
                 rate[r] = scale
-            scale_add(normed + r * w.N_hh, <const real *> w.gain_hh, a + r * S + w.from_hh, a + r * S + w.from_hh,
-                      w.N_hh)
     else:
         step_product(w.fixed_hh, False, chains, masked, R, rows, w.hh, R, w.N_hh, a + w.from_hh, S, TILE_ADD,
                      <const real *> NULL, backwards, digits)
@@ -113,11 +113,10 @@ cdef void input_rows(
     cdef double scale
     if w.normal:
         for r in range(rows):
-            scale = normalise(a + r * S, N)
-            if normed != NULL:
-                put_by(past, normed + r * N, a + r * S, N)
+            scale = normalise(a + r * S, <const real *> w.gain_ih, <const real *> w.bias,
+                              normed + r * N if normed != NULL else NULL, past, a + r * S, N)
+            if rate != NULL:
                 rate[r] = scale
-            scale_add(a + r * S, <const real *> w.gain_ih, <const real *> w.bias, a + r * S, N)
     if w.cell == GRU:
         for r in range(rows):
             # q = b_hn + ...
@@ -161,7 +160,8 @@ cdef void whole_step(
             step_product(w.fixed_ih, False, 1, x, I, rows, ih, I, N, a, w.S, TILE_SET, bias, backwards, room)
         if more_input(w):
             input_rows(w, rows, a, <real *> NULL, <real *> NULL, False)
-        step(w, rows, backwards, a, h_before, c_before, h, c, <const real *> NULL, <real *> NULL, <real *> NULL, room)
+        step(w, rows, backwards, a, h_before, c_before, h, c, <const real *> NULL, <real *> NULL, <real *> NULL,
+             False, room)
         return
     groups = ceil_div(panels, TILE_ROW_PANELS)
     for k in range(groups):

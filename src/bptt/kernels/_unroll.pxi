@@ -70,8 +70,6 @@ cdef class UnrollJob(Job):
         size = step_room(w, rows, rows * steps, self.course.dropout != NULL)
         if apart or (w.cell > IDENTITY and (self.gates == NULL or self.past)):
             size += steps * rows * w.S
-        if self.past and w.normal and not apart:
-            size += rows * w.N_hh
         if apart:
             size += rows * ((0 if w.tokens else steps * w.I) + 3 * w.R + 2 * w.H + w.N_hh + steps * w.N_ih + steps + 1)
         elif w.cell == LSTM and self.c == NULL:
@@ -141,7 +139,6 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     cdef real *room = <real *> job.room(worker)
     cdef real *panel = room
     cdef real *c_t = NULL
-    cdef real *normed = NULL
     # (T, B, S): where row (t, b) of a is; of the steps computed ahead alone: at (t - start, b - first)
     cdef real *a = <real *> (job.y if w.cell <= IDENTITY else job.gates)
     cdef bint alone = a == NULL or (job.past and w.cell > IDENTITY), simple = bare(w)
@@ -161,9 +158,6 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
     if w.cell == LSTM and job.c == NULL:
         c_t = room
         room = room + rows * H
-    if job.past and w.normal:
-        normed = room
-        room = room + rows * w.N_hh
     check(job.fits(worker, room + step_room(w, rows, rows * ahead, False)), b"room")
     start = 0
     while start < T:
@@ -205,15 +199,11 @@ cdef void unroll_rows(UnrollJob job, Panels w, int worker, ptrdiff_t first, ptrd
                 continue
             if job.c != NULL:
                 c_t = <real *> job.c + (t * B + first) * H
-            if not job.past:
-                normed = row_of(job.normed_hh, t * B + first, w.N_hh, kind)
-            step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL, normed,
-                 row_of(job.rate_hh, t * B + first, 1, kind), room)
-            if job.past:
-                if w.cell > IDENTITY:
-                    put_by(True, row_of(job.gates, t * B + first, S, kind), a_t, rows * S)
-                if w.normal:
-                    put_by(True, row_of(job.normed_hh, t * B + first, w.N_hh, kind), normed, rows * w.N_hh)
+            step(w, rows, (t + job.odd) & 1, a_t, h, c, h_t, c_t, <const real *> NULL,
+                 row_of(job.normed_hh, t * B + first, w.N_hh, kind), row_of(job.rate_hh, t * B + first, 1, kind),
+                 job.past, room)
+            if job.past and w.cell > IDENTITY:
+                put_by(True, row_of(job.gates, t * B + first, S, kind), a_t, rows * S)
             h, c = h_t, c_t
         start = end
     memcpy(<real *> job.h_n + first * R, h, rows * R * sizeof(real))
@@ -297,7 +287,7 @@ cdef void unroll_apart(
                             memcpy(c + r * H, c_0 + b * H, H * sizeof(real))
             a_s = a + k * S
             step(w, n, (s + job.odd) & 1, a_s, h, c, h_t, c_t, mask if course.dropout != NULL else NULL,
-                 normed_hh if w.normal else NULL, rate_hh, room)
+                 normed_hh if w.normal else NULL, rate_hh, False, room)
             for r in range(n):
                 at = course.at(s, first + r)
                 if zoned_h:
