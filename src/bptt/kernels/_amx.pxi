@@ -6,8 +6,8 @@ cdef extern from "_amx.h" nogil:
     const ptrdiff_t AMX_ROWS
     const ptrdiff_t AMX_DEEP
     ptrdiff_t amx_size(ptrdiff_t vectors, ptrdiff_t K)
-    void amx_split_left(const float *turned, const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K, char *out,
-                        ptrdiff_t each, char *unfit)
+    void amx_split_left(const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K, char *out, ptrdiff_t each,
+                        char *unfit)
     bint amx_split_right(const float *head, ptrdiff_t head_rows, const float *body, ptrdiff_t ld, ptrdiff_t K,
                          ptrdiff_t N, char *out)
     void amx_panel(const char *left, ptrdiff_t rows, const char *right, ptrdiff_t columns, ptrdiff_t K, float *c,
@@ -17,7 +17,7 @@ cdef enum:
     # Gradients of smaller matrices, and sums over fewer rows, take longer to split than the unit saves.
     AMX_FROM = 10_000
     AMX_FROM_ROWS = 128
-    AMX_TURNED = 4  # groups of 16 columns of da transposed at once: neighbouring cache lines of each row
+    AMX_TURNED = 4  # groups of 16 columns of da split at once: neighbouring cache lines of each row
 
 cdef bint amx_used = False
 cdef ptrdiff_t amx_from = AMX_FROM
@@ -57,10 +57,10 @@ cdef inline ptrdiff_t amx_rows(ptrdiff_t rows) noexcept nogil:
 
 
 cdef void amx_turn(
-    const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t parts, ptrdiff_t part, float *room,
-    char *left, char *unfit
+    const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t parts, ptrdiff_t part, char *left,
+    char *unfit
 ) noexcept nogil:
-    """Part of v (rows, columns) transposed, a left operand.  unfit: of each 16 columns, whether they don't fit."""
+    """Part of v (rows, columns) transposed, as a left operand.  unfit: of each 16 columns, whether they don't fit."""
     cdef ptrdiff_t groups = amx_rows(columns), each = amx_size(1, rows), g, last, first, n, k, depth
     check(AMX_ROWS == 16 and BLOCK_K == AMX_DEEP, b"size of a tile")
     g, last = block_start(groups, parts, part), block_start(groups, parts, part + 1)
@@ -71,8 +71,7 @@ cdef void amx_turn(
         k = 0
         while k < rows:
             depth = min(rows - k, <ptrdiff_t> BLOCK_K)
-            turn(v + k * ld + first, ld, depth, n, room)
-            amx_split_left(room, v + k * ld + first, ld, n, depth, left + g * each + amx_size(1, k), each, unfit + g)
+            amx_split_left(v + k * ld + first, ld, n, depth, left + g * each + amx_size(1, k), each, unfit + g)
             k += depth
         g += AMX_TURNED
 

@@ -50,7 +50,7 @@ cdef void bptt_item(BpttJob job, Panels w, Course course, ChunkItem what, int wo
         bptt_rows(job, job.weights, job.course, worker, start, end, at, job.first_row(what.item),
                   job.first_row(what.item + 1), job.set_sums(what.chunk), kind)
     elif what.phase == TURN:
-        turn_item(job, job.weights, job.course, start, end, at, what.item, worker, kind)
+        turn_item(job, job.weights, job.course, start, end, at, what.item, kind)
     elif not job.interrupted(worker, 2.0 * (course.before(end) - course.before(start)) * w.N_hh * 64):
         gradient_item(job, job.weights, job.course, start, end, at, job.set_sums(what.chunk), what.item, worker,
                       what.chunk > 0 or job.adds, kind)
@@ -61,15 +61,14 @@ cdef inline const real *d_ih_of(BpttJob job, Panels w, ptrdiff_t at, real *kind)
 
 
 cdef void turn_item(
-    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, int worker,
-    real *kind
+    BpttJob job, Panels w, Course course, ptrdiff_t start, ptrdiff_t end, ptrdiff_t at, ptrdiff_t item, real *kind
 ) noexcept nogil:
     """Part of what the weight gradients of a chunk need: da transposed, or digits of that for the AMX unit."""
     cdef ptrdiff_t rows = course.before(end) - course.before(start)
     cdef ptrdiff_t ld_ih = w.N_ih if w.normal else w.S, columns = w.S if w.cell == GRU and not w.normal else w.N_ih
     if real is float:
         if job.sum_fixed:
-            split_item(job, w, at, rows, ld_ih, columns, item, worker)
+            split_item(job, w, at, rows, ld_ih, columns, item)
             return
     turn_columns(d_ih_of(job, w, at, kind), ld_ih, rows, columns, job.turns, item, <real *> job.turned_ih)
     if w.normal:
@@ -78,16 +77,14 @@ cdef void turn_item(
 
 
 cdef void split_item(
-    BpttJob job, Panels w, ptrdiff_t at, ptrdiff_t rows, ptrdiff_t ld_ih, ptrdiff_t columns, ptrdiff_t item, int worker
+    BpttJob job, Panels w, ptrdiff_t at, ptrdiff_t rows, ptrdiff_t ld_ih, ptrdiff_t columns, ptrdiff_t item
 ) noexcept nogil:
     """Part of da^T as a left operand, unless the chunk has few rows."""
-    cdef float *room = <float *> (job.scratch.aligned + worker * job.scratch_each)
     if rows < amx_from_rows:
         return
-    amx_turn(d_ih_of(job, w, at, <float *> NULL), ld_ih, rows, columns, job.turns, item, room, job.left_ih,
-             job.unfit_ih)
+    amx_turn(d_ih_of(job, w, at, <float *> NULL), ld_ih, rows, columns, job.turns, item, job.left_ih, job.unfit_ih)
     if w.normal:
-        amx_turn(<const float *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item, room, job.left_hh,
+        amx_turn(<const float *> job.d_hh + at * w.N_hh, w.N_hh, rows, w.N_hh, job.turns, item, job.left_hh,
                  job.unfit_hh)
 
 

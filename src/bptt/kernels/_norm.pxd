@@ -42,7 +42,7 @@ cdef inline double normalise_lanes(
     ptrdiff_t whole, ptrdiff_t tail
 ) noexcept nogil:
     cdef lanes sums[4]
-    cdef lanes mean, d, scale
+    cdef lanes mean, d, scale, rest
     cdef double rate
     cdef ptrdiff_t k, fours = whole // 4 * 4
     cdef int j
@@ -67,8 +67,8 @@ cdef inline double normalise_lanes(
         sums[0] = d * d + sums[0]
     if tail:
         # the lanes past the end are not 0 less the mean, but 0
-        put(&d, get(v + whole, tail) - mean, tail)
-        d = get(&d, tail)
+        put(&rest, get(v + whole, tail) - mean, tail)
+        d = get(&rest, tail)
         sums[1] = d * d + sums[1]
     rate = 1.0 / sqrt(across((sums[0] + sums[1]) + (sums[2] + sums[3])) / n + 1.0 / PER_EPSILON)
     scale = splat(<lanes *> NULL, rate)

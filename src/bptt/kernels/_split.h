@@ -19,6 +19,7 @@
 
 #include "_checked.h"
 #include "_lanes.h"
+#include "_pack.h"
 
 /* An assembler that knows the unit comes with a compiler that has a header for it (GCC 11, Clang 12). */
 #define AMX_BUILT 0
@@ -157,31 +158,50 @@ LANES_INLINE void amx_look(const amx_matrix *b, ptrdiff_t first, ptrdiff_t last,
     }
 }
 
-/* A (rows, K), at most 64 and AMX_DEEP, of which `turned` is the matrix and v its transposed, (K, rows), with ld.
- * each: bytes from 16 rows to the next.  unfit: for each 16 rows, is set where one of them doesn't fit. */
-static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *turned, const float *v, ptrdiff_t ld,
-                                                                  ptrdiff_t rows, ptrdiff_t K, char *out,
-                                                                  ptrdiff_t each, char *unfit)
+/* Digits of N columns, at most 64, of B's rows from k on, AMX_K of them or those before `last`; `each` bytes from 16 columns
+ * to the next. */
+LANES_INLINE void amx_split_lines(const amx_matrix *b, ptrdiff_t k, ptrdiff_t last, ptrdiff_t N, const __m512 *scale,
+                                  char *to, ptrdiff_t each)
+{
+    for (ptrdiff_t l = 0; l < 16; ++l, to += 64) {
+        const float *row[4];
+        __mmask16 there[4];
+        for (int q = 0; q < 4; ++q) {
+            const ptrdiff_t at = k + 16 * q + l;
+            row[q] = amx_row(b, at < last ? at : k);
+            there[q] = at < last ? 0xffff : 0;
+        }
+        for (ptrdiff_t j = 0; j < N; j += 16) {
+            __m512i u[4];
+            for (int q = 0; q < 4; ++q)
+                u[q] = amx_whole(_mm512_maskz_loadu_ps(there[q] & amx_mask(N - j), row[q] + j), scale[j / 16]);
+            amx_store_line(amx_join(u[0], u[1], u[2], u[3]), to + j / 16 * each);
+        }
+    }
+}
+
+/* A (rows, K), at most 64 and AMX_DEEP, of which v is the transposed, (K, rows), with ld.  each: bytes from 16 rows to the
+ * next.  unfit: for each 16 rows, is set where one of them doesn't fit.
+ *
+ * The digits are those of a right operand, by columns of four; as four bytes together they are transposed. */
+static LANES_UNUSED __attribute__((noinline)) void amx_split_left(const float *v, ptrdiff_t ld, ptrdiff_t rows,
+                                                                  ptrdiff_t K, char *out, ptrdiff_t each, char *unfit)
 {
     const amx_matrix all = {NULL, v, 0, ld};
+    char lines[4 * AMX_STEP] __attribute__((aligned(64)));
     amx_range ranges[4];
+    __m512 scale[4];
     amx_look(&all, 0, K, rows, ranges);
-    for (ptrdiff_t top = 0; top < rows; top += AMX_ROWS, out += each) {
-        const ptrdiff_t count = rows - top < AMX_ROWS ? rows - top : AMX_ROWS;
-        float scale[AMX_ROWS] __attribute__((aligned(64)));
-        _mm512_store_ps(scale, amx_scale(ranges[top / AMX_ROWS].most, out));
-        unfit[top / AMX_ROWS] |= !amx_fits(&ranges[top / AMX_ROWS]);
-        for (ptrdiff_t i = 0; i < AMX_ROWS; ++i) {
-            const float *row = turned + (top + (i < count ? i : 0)) * K;
-            const __m512 by = _mm512_set1_ps(scale[i]); /* 0 for a row that isn't there */
-            char *to = out + AMX_UNITS + i * 64;
-            for (ptrdiff_t k = 0; k < K; k += AMX_K, to += AMX_STEP) {
-                __m512i u[4];
-                for (int q = 0; q < 4; ++q)
-                    u[q] = amx_whole(_mm512_maskz_loadu_ps(amx_mask(K - k - 16 * q), row + k + 16 * q), by);
-                amx_store_line(amx_join(u[0], u[1], u[2], u[3]), to);
-            }
-        }
+    for (ptrdiff_t g = 0; g * AMX_ROWS < rows; ++g) {
+        scale[g] = amx_scale(ranges[g].most, out + g * each);
+        unfit[g] |= !amx_fits(&ranges[g]);
+    }
+    for (ptrdiff_t k = 0; k < K; k += AMX_K) {
+        amx_split_lines(&all, k, K, rows, scale, lines, AMX_STEP);
+        for (ptrdiff_t g = 0; g * AMX_ROWS < rows; ++g)
+            for (ptrdiff_t d = 0; d < AMX_STEP; d += AMX_TILE)
+                f32_pack_block((const float *)(lines + g * AMX_STEP + d), 16,
+                               (float *)(out + g * each + AMX_UNITS + k / AMX_K * AMX_STEP + d), 16);
     }
 }
 
@@ -203,29 +223,14 @@ static LANES_UNUSED __attribute__((noinline)) int amx_split_right(const float *h
             scale[j / 16] = amx_scale(ranges[j / 16].most, out + j / 16 * each);
         }
         for (ptrdiff_t k = first; k < last; k += AMX_K)
-            for (ptrdiff_t l = 0; l < 16; ++l) {
-                char *to = out + AMX_UNITS + (k - first) / AMX_K * AMX_STEP + l * 64;
-                const float *row[4];
-                __mmask16 there[4];
-                for (int q = 0; q < 4; ++q) {
-                    const ptrdiff_t at = k + 16 * q + l;
-                    row[q] = amx_row(&b, at < last ? at : k);
-                    there[q] = at < last ? 0xffff : 0;
-                }
-                for (ptrdiff_t j = 0; j < N; j += 16) {
-                    __m512i u[4];
-                    for (int q = 0; q < 4; ++q)
-                        u[q] = amx_whole(_mm512_maskz_loadu_ps(there[q] & amx_mask(N - j), row[q] + j), scale[j / 16]);
-                    amx_store_line(amx_join(u[0], u[1], u[2], u[3]), to + j / 16 * each);
-                }
-            }
+            amx_split_lines(&b, k, last, N, scale, out + AMX_UNITS + (k - first) / AMX_K * AMX_STEP, each);
     }
     return 1;
 }
 
 #else
-LANES_INLINE void amx_split_left(const float *turned, const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K,
-                                 char *out, ptrdiff_t each, char *unfit)
+LANES_INLINE void amx_split_left(const float *v, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t K, char *out, ptrdiff_t each,
+                                 char *unfit)
 {
     check(0, "no AMX");
 }
