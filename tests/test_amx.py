@@ -43,6 +43,18 @@ def exact(p):
     return results(widened(p))
 
 
+@pytest.mark.parametrize("cell", ["tanh", "lstm", "gru"])
+def test_a_state_of_zeros_normalised(cell):
+    """The gradient of the first pre-activations is hundreds of times the next ones', and adds nothing."""
+    p = problem(8, 32, 70, 80, cell=cell, dtype=np.float32, features=("layer_norm",))
+    p.weights.weight_hh[...] *= 8
+    for state in p.state:
+        state[...] = 0
+    unit, tile, wanted = (got["weight_hh"] for got in (on_unit(p), on_tile(p), exact(p)))
+    assert (unit != tile).mean() > 0.5  # or the tile has taken it
+    assert error(unit, wanted) <= 1.5 * error(tile, wanted)
+
+
 @pytest.mark.parametrize("cell", kernels.CELLS)
 @pytest.mark.parametrize("sizes", [(9, 33, 70, 80), (40, 3, 200, 112), (3, 300, 33, 48), (300, 8, 33, 48)])
 def test_no_less_accurate_than_the_tile(cell, sizes):

@@ -151,6 +151,19 @@ def test_odd_sizes_normalised(cell, dtype):
                 assert same(part[name], whole[name][..., rows, :]), (name, H, B)
 
 
+@pytest.mark.parametrize("cell", [cell for cell in kernels.CELLS if "layer_norm" in extras(cell)])
+@pytest.mark.parametrize("others", [(), ("reset", "lengths")])
+def test_normalised_from_zeros(others, cell):
+    """Rows whose states are zero take another way to the weights' gradients, but not to the states' own."""
+    p = problem(7, 37, 20, 24, cell=cell, features=("layer_norm", *others))
+    for state in p.state:
+        state[::2] = 0
+    actual, expected = results(p), results(p, module=reference)
+    check_forward(p, actual, expected)
+    # of a row's state 1 / sqrt(1e-5) times what it would be
+    check_gradients(p, actual, expected, added=300.0)
+
+
 # ------------------------------------------------------------------------------------- not finite
 
 

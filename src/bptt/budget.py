@@ -21,6 +21,8 @@ AHEAD, LARGE = 384, 200_000
 SPLIT, BYTES, DIGITS, DIGITS_ROWS = 10_000, 3.25, 16_000, 224
 #: Batch rows that they take through time together.
 TOGETHER = 96
+#: Batch rows whose sums are one with layer normalisation, at least.
+SUMMED = 4
 #: Numbers by which they lengthen a row at most.
 PADDING = 64
 #: Bytes of Python objects: of all that there is once, and of one state.
@@ -126,6 +128,9 @@ def _scratch(structure: Structure, unit: int, now: Situation) -> int:
     sets = 2 if now.threads > 1 else 1
     back = B * (R + H) + sets * C * (S + normal) + S + N + (C * (S + normal) if S > CHUNK else 0)
     back += sets * C * ((R if structure.proj_size else 0) + H)
+    if structure.layer_norm:
+        # sums over some rows each, in double
+        back += sets * -(-B // SUMMED) * (S + 2 * N) * 8 // now.itemsize
     worker = CHUNK * PADDING + 3 * rows * (R + H)
     if now.itemsize == 4 and N * max(I, R) >= SPLIT:
         # a panel of x or h; all of da

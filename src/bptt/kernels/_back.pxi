@@ -24,6 +24,37 @@ cdef void bare_back_step(
                  TILE_SET, <const real *> NULL, backwards, room)
 
 
+cdef inline const real *h_before(
+    BpttJob job, Course course, ptrdiff_t s, ptrdiff_t number, ptrdiff_t b, ptrdiff_t at, real *kind
+) noexcept nogil:
+    """h_{t-1} of the row with that number, b in the batch, whose step s is row `at` of (T, B)."""
+    cdef ptrdiff_t R = job.weights.R
+    if not course.plain and course.resets(s, number):
+        return <const real *> job.h_0 + b * R
+    if s == 0:
+        return <const real *> job.h_begin + b * R
+    return <const real *> job.y + (at + (course.B if course.reverse else -course.B)) * R
+
+
+cdef inline const real *c_before(
+    BpttJob job, Course course, ptrdiff_t s, ptrdiff_t number, ptrdiff_t b, ptrdiff_t at, real *kind
+) noexcept nogil:
+    """c_{t-1}; NULL where the cell has none."""
+    cdef ptrdiff_t H = job.weights.H
+    if not course.plain and course.resets(s, number):
+        return row_of(job.c_0, b, H, kind)
+    if s == 0:
+        return row_of(job.c_begin, b, H, kind)
+    return row_of(job.c, at + (course.B if course.reverse else -course.B), H, kind)
+
+
+cdef inline bint all_zero(const real *v, ptrdiff_t n) noexcept nogil:
+    cdef ptrdiff_t k = 0
+    while k < n and v[k] == 0:
+        k += 1
+    return k == n
+
+
 cdef inline real *beside_sums(real *sums, ptrdiff_t k) noexcept nogil:
     return sums + k if sums != NULL else NULL
 
@@ -42,14 +73,13 @@ cdef void back_step(
     resets: where a row starts this step anew, what would go to the step before goes to the initial state.
     """
     cdef ptrdiff_t B = course.B, I = w.I, H = w.H, R = w.R, S = w.S, N = w.N_hh, r, b, at, k, ld
-    cdef ptrdiff_t back = B if course.reverse else -B
     cdef bint plain = course.plain, gru = w.cell >= GRU, adds = gru or course.kept_h != NULL
     cdef bint joined = w.projected or course.kept_h != NULL
     cdef int chains = chains_for(<real *> NULL, N, R)
     cdef real *da = row_of(job.da, at_chunk, S, <real *> NULL)
     cdef ptrdiff_t each = S, together = summed_together(B)
     cdef real *some = NULL  # sums of the rows of a group so far
-    cdef bint more
+    cdef bint more, empty_before = False
     cdef real *dh = carry
     cdef real *ds = room
     cdef real *skip = ds + rows * R
@@ -97,12 +127,8 @@ cdef void back_step(
         for r in range(rows):
             b = first + r if plain else course.row(first + r)
             at = s * B + b if plain else course.at(s, first + r)
-            if not plain and course.resets(s, first + r):
-                h_1, c_1 = <const real *> job.h_0 + b * R, row_of(job.c_0, b, H, <real *> NULL)
-            elif s == 0:
-                h_1, c_1 = <const real *> job.h_begin + b * R, row_of(job.c_begin, b, H, <real *> NULL)
-            else:
-                h_1, c_1 = y + (at + back) * R, row_of(job.c, at + back, H, <real *> NULL)
+            h_1 = h_before(job, course, s, first + r, b, at, <real *> NULL)
+            c_1 = c_before(job, course, s, first + r, b, at, <real *> NULL)
             if not plain:
                 if masked == NULL:
                     pass
@@ -117,6 +143,11 @@ cdef void back_step(
                     (<int64_t *> job.xs)[at_chunk + r] = (<const int64_t *> job.x)[at]
                 else:
                     memcpy(<real *> job.xs + (at_chunk + r) * I, <const real *> job.x + at * I, I * sizeof(real))
+            if w.normal and plain and r + 1 < rows:
+                past_announce(<const real *> job.normed_ih + (at + 1) * w.N_ih, w.N_ih * sizeof(real))
+                past_announce(<const real *> job.normed_hh + (at + 1) * N, N * sizeof(real))
+                if a != NULL:
+                    past_announce(a + (at + 1) * S, S * sizeof(real))
             if w.cell == LSTM:
                 if course.kept_c != NULL:
                     part(course.kept_c + at * H, carry_c + r * H, skip + r * H, H)
@@ -139,6 +170,7 @@ cdef void back_step(
                                    <const real *> job.normed_hh + at * N, (<const real *> job.rate_hh)[at],
                                    <real *> job.d_hh + (at_chunk + r) * N, beside_sums(some, S + w.N_ih), more, N)
                 if sums != NULL:
+                    empty_before = empty_before or all_zero(h_1, R)
                     add_row(da + r * each, S, more, some)
                     if r + 1 == rows or (first + r + 1) % together == 0:
                         add_double(some, row_sums(w), sums + (first + r) // together * row_sums(w))
@@ -147,11 +179,8 @@ cdef void back_step(
         product(chains_for(<real *> NULL, H, H), da, S, 1, rows, 1, 0, <const real *> w.back_hn, H, H, ds, H, 0,
                 TILE_SET, <const real *> NULL, s & 1)
         for r in range(rows):
-            if plain:
-                at = s * B + first + r
-                h_1 = <const real *> job.h_begin + (first + r) * R if s == 0 else y + (at + back) * R
-            else:
-                at, h_1 = course.at(s, first + r), masked + r * R
+            at = s * B + first + r if plain else course.at(s, first + r)
+            h_1 = h_before(job, course, s, first + r, first + r, at, <real *> NULL) if plain else masked + r * R
             memcpy(m + r * H, a + at * S + 3 * H, H * sizeof(real))
             reset_backward(a + at * S, h_1, ds + r * H, da + r * S, H)
     # dh_{t-1} = da_t W_hh
@@ -169,6 +198,15 @@ cdef void back_step(
                 times(ds + r * R, mask + course.row(first + r) * R, ds + r * R, R)
             for k in range(R):
                 carry[r * R + k] = (carry[r * R + k] if adds else 0) + ds[r * R + k]
+    if empty_before:
+        # A state of zeros, such as the first, adds nothing to a weight gradient.  But LN' is 1 / sqrt(1e-5) there, and
+        # da so large that whole numbers of one unit for all rows would have no digits left for the others: _split.h.
+        for r in range(rows):
+            b = first + r if plain else course.row(first + r)
+            at = s * B + b if plain else course.at(s, first + r)
+            if all_zero(h_before(job, course, s, first + r, b, at, <real *> NULL), R):
+                for k in range(N):  # 0, or NaN for inf and NaN
+                    (<real *> job.d_hh)[(at_chunk + r) * N + k] *= 0
     if course.reset != NULL and (s > 0 or resets):
         for r in range(rows):
             if course.resets(s, first + r):

@@ -29,6 +29,7 @@ cdef extern from "_memory.h" nogil:
 cdef extern from "_past.h" nogil:
     void past_copy(void *to, const void *from_, size_t bytes)
     void past_done()
+    void past_announce(const void *p, size_t bytes)
 
 cdef enum:
     MOST_BUFFERS = 32
