@@ -55,10 +55,6 @@ cdef inline bint all_zero(const real *v, ptrdiff_t n) noexcept nogil:
     return k == n
 
 
-cdef inline real *beside_sums(real *sums, ptrdiff_t k) noexcept nogil:
-    return sums + k if sums != NULL else NULL
-
-
 cdef void back_step(
     BpttJob job, Panels w, Course course, ptrdiff_t s, ptrdiff_t first, ptrdiff_t rows,
     ptrdiff_t at_chunk,  # row of the chunk where the first of these rows is
@@ -165,13 +161,17 @@ cdef void back_step(
                 more = r > 0 and (first + r) % together != 0
                 normalise_backward(da + r * each, <const real *> w.gain_ih, <const real *> job.normed_ih + at * w.N_ih,
                                    (<const real *> job.rate_ih)[at], <real *> job.d_ih + (at_chunk + r) * w.N_ih,
-                                   beside_sums(some, S), more, w.N_ih)
+                                   row_of(some, S, 1, <real *> NULL), more, w.N_ih)
                 normalise_backward(da + r * each + w.from_hh, <const real *> w.gain_hh,
                                    <const real *> job.normed_hh + at * N, (<const real *> job.rate_hh)[at],
-                                   <real *> job.d_hh + (at_chunk + r) * N, beside_sums(some, S + w.N_ih), more, N)
+                                   <real *> job.d_hh + (at_chunk + r) * N,
+                                   row_of(some, S + w.N_ih, 1, <real *> NULL), more, N)
                 if sums != NULL:
                     empty_before = empty_before or all_zero(h_1, R)
-                    add_row(da + r * each, S, more, some)
+                    if more:
+                        add_to(some, da + r * each, S)
+                    else:
+                        memcpy(some, da + r * each, S * sizeof(real))
                     if r + 1 == rows or (first + r + 1) % together == 0:
                         add_double(some, row_sums(w), sums + (first + r) // together * row_sums(w))
     if w.cell == GRU_BEFORE:

@@ -187,16 +187,6 @@ cdef inline ptrdiff_t row_sums(Panels w) noexcept nogil:
     return w.S + w.N_ih + w.N_hh
 
 
-cdef inline void add_row(const real *v, ptrdiff_t n, bint add, real *sums) noexcept nogil:
-    """sums (n,) (+)= v."""
-    cdef ptrdiff_t k
-    if not add:
-        memcpy(sums, v, n * sizeof(real))
-        return
-    for k in range(n):
-        sums[k] = sums[k] + v[k]
-
-
 cdef inline void add_double(const real *v, ptrdiff_t n, double *sums) noexcept nogil:
     """sums (n,) += v."""
     cdef ptrdiff_t k
