@@ -160,8 +160,7 @@ def test_normalised_from_zeros(others, cell):
         state[::2] = 0
     actual, expected = results(p), results(p, module=reference)
     check_forward(p, actual, expected)
-    # of a row's state 1 / sqrt(1e-5) times what it would be
-    check_gradients(p, actual, expected, added=300.0)
+    check_gradients(p, actual, expected)
 
 
 # ------------------------------------------------------------------------------------- not finite
