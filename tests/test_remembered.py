@@ -61,6 +61,74 @@ def test_any_number_may_change(name, steps, dtype):
             assert same(layer(x)[0], before), key
 
 
+def swap(values, i, k, n=1):
+    """Exchange n numbers from i on with those from k on."""
+    values[i : i + n], values[k : k + n] = values[k : k + n].copy(), values[i : i + n].copy()
+
+
+# Of 4,096 numbers, too many to be compared with a copy where there is something quicker: what sums would not notice, and
+# neighbours of one 16 bytes, of the same chain of them (128 numbers on) and of others.
+EDITS = {
+    "one": lambda w: swap(w, 0, 1),
+    "within 16 bytes": lambda w: swap(w, 8, 11),
+    "neighbouring links": lambda w: swap(w, 4, 8, 4),
+    "links of a chain": lambda w: swap(w, 4, 132, 4),
+    "links of a chain, far apart": lambda w: swap(w, 100, 100 + 128 * 20, 4),
+    "rows": lambda w: swap(w, 0, 64, 64),
+    "halves": lambda w: swap(w, 0, 2048, 2048),
+    "all by one": lambda w: w.__setitem__(slice(None), np.roll(w, 1)),
+    "all by a link": lambda w: w.__setitem__(slice(None), np.roll(w, 128)),
+    "backwards": lambda w: w.__setitem__(slice(None), w[::-1].copy()),
+    "signs": lambda w: np.negative(w, out=w),
+    "twice": lambda w: np.multiply(w, 2, out=w),
+    "zeros": lambda w: w.fill(0),
+    "a sum that stays": lambda w: w.__setitem__(slice(0, 256, 128), w[0:256:128] + np.float32([0.5, -0.5])),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_changes_of_many_numbers(name):
+    layer, x = bptt.RNN(64, 64, seed=1), frames(np.float32, features=64)
+    for key in ("weight_ih_l0", "weight_hh_l0"):
+        value = layer.parameters[key].reshape(-1)
+        for _ in range(3):
+            before = layer(x)[0]
+        assert held(layer) > 0
+        was = value.copy()
+        EDITS[name](value)
+        after = layer(x)[0]
+        assert not same(after, before)
+        assert same(after, anew(layer, x))
+        value[:] = was
+
+
+def test_numbers_that_change_places():
+    """Between two parameters: all together the numbers are the same, one after the other."""
+    layer, x = bptt.RNN(64, 64, seed=1), frames(np.float32, features=64)
+    for _ in range(3):
+        before = layer(x)[0]
+    ih, hh = layer.parameters["weight_ih_l0"], layer.parameters["weight_hh_l0"]
+    ih[:], hh[:] = hh.copy(), ih.copy()
+    after = layer(x)[0]
+    assert not same(after, before)
+    assert same(after, anew(layer, x))
+
+
+@pytest.mark.parametrize("features", [1, 63, 90, 127])
+def test_any_number_of_many_may_change(features):
+    """In matrices that are no whole number of 512 bytes."""
+    layer, x = bptt.RNN(features, 50, nonlinearity="identity", seed=1), frames(np.float32, features=features)
+    rng = np.random.default_rng(0)
+    for value in layer.parameters.values():
+        flat = value.reshape(-1)
+        for at in {0, *rng.integers(flat.size, size=12).tolist(), flat.size - 1}:
+            for _ in range(3):
+                layer(x)
+            assert held(layer) > 0
+            flat[at] += 1
+            assert same(layer(x)[0], anew(layer, x)), at
+
+
 def test_changes_of_sign_and_nan():
     layer, x = bptt.RNN(I, H, nonlinearity="identity", seed=1), frames(np.float32)
     layer.parameters["weight_ih_l0"][:] = 0

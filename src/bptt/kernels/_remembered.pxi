@@ -1,10 +1,19 @@
 # Weights that may be those of the last call, which then need not be packed again.
 
+cdef extern from "_digest.h" nogil:
+    const ptrdiff_t DIGEST
+    bint digest_quick()
+    void digest(char *to, const char *p, ptrdiff_t size)
+
 cdef enum:
     # Bytes of weights beyond which they are packed in every call, which is little beside what such a layer's steps
     # take: what is kept would be held for as long as the layer lives.
     REMEMBERED = 1 << 22
     SAMPLES = 16
+    # Bytes of weights up to which they are compared with a copy: in the nearest cache, and no digest takes less time.
+    COPIED = 1 << 13
+
+cdef bint digest_used = digest_quick()
 
 
 @cython.final
@@ -12,32 +21,31 @@ cdef class Remembered:
     """Weights of one direction of one layer, for calls that may come again with the same numbers.
 
     A user may edit them between any two calls.  So that layers in training, whose weights never stay, pay for no copy:
-    a call takes a few samples of the numbers; one that finds them as they were keeps what it packs, and a copy of all
-    numbers; later ones compare each number with the copy.
+    a call takes a few samples of the numbers; one that finds them as they were keeps what it packs, and a copy or a
+    digest of all numbers, which later ones compare theirs with.
     """
 
     cdef readonly object weights
     cdef Panels panels      # packed for a forward pass, or None
-    cdef Memory copy        # of the numbers that they were packed from
+    cdef Memory mark        # of the numbers that they were packed from, see `mark_of`
+    cdef ptrdiff_t size     # of those, in bytes
     cdef uint64_t samples   # of the last call
     cdef bint called        # there was one
 
     @property
     def held(self):
-        """Bytes of the copy; 0 while there is none."""
-        cdef Memory copy
+        """Bytes of the weights whose packed copy is kept; 0 while there is none."""
         with cython.critical_section(self):
-            copy = self.copy
-        return copy.size if copy is not None else 0
+            return self.size
 
     cdef Panels packed(self, str cell, bint tokens, ptrdiff_t rows):
         """As `new_panels` for a forward pass."""
         cdef Buffers buffers = Buffers.__new__(Buffers)
-        cdef ptrdiff_t size = 0
+        cdef ptrdiff_t size = 0, marked
         cdef uint64_t samples
         cdef bint again
         cdef Panels panels
-        cdef Memory copy
+        cdef Memory mark
         cdef int k
         buffers.read_shaped(self.weights[0])
         buffers.read_shaped(self.weights[1])
@@ -49,51 +57,68 @@ cdef class Remembered:
             return new_panels(cell, self.weights, tokens, False, rows)
         # calls of several threads at once, without a GIL
         with cython.critical_section(self):
-            panels, copy = self.panels, self.copy
-        if panels is not None and panels.tokens == tokens and is_copy(buffers, panels, copy, size):
+            panels, mark, marked = self.panels, self.mark, self.size
+        if (panels is not None and panels.tokens == tokens and size == marked
+                and is_as_marked(buffers, panels, mark, size)):
             return panels
         samples = some_of(buffers)
         with cython.critical_section(self):
             again = self.called and samples == self.samples
             self.samples, self.called = samples, True
         if not again:
-            self.keep(None, None)
+            self.keep(None, None, 0)
             return new_panels(cell, self.weights, tokens, False, rows)
-        # The copy first: numbers that another thread changes meanwhile are not those of the next comparison.
-        copy = copied(buffers, size)
+        # The mark first: numbers that another thread changes meanwhile are not those of the next comparison.
+        mark = mark_of(buffers, size)
         panels = new_panels(cell, self.weights, tokens, False, 0)
-        if is_copy(buffers, panels, copy, size):
-            self.keep(panels, copy)
+        if is_as_marked(buffers, panels, mark, size):
+            self.keep(panels, mark, size)
         return panels
 
-    cdef int keep(self, Panels panels, Memory copy) except -1:
+    cdef int keep(self, Panels panels, Memory mark, ptrdiff_t size) except -1:
         with cython.critical_section(self):
-            self.panels, self.copy = panels, copy
+            self.panels, self.mark, self.size = panels, mark, size
         return 0
 
 
-cdef bint is_copy(Buffers buffers, Panels panels, Memory copy, ptrdiff_t size) noexcept:
-    """Whether all numbers are as in the copy that the panels were packed from, bit by bit, and still of that shape."""
+cdef Memory mark_of(Buffers buffers, ptrdiff_t size):
+    """What tells these numbers, so many bytes, from others: a copy of few, of many a digest where that is quick."""
+    cdef bint digested = digest_used and size > COPIED
+    cdef Memory mark = take_memory(DIGEST if digested else size)
     cdef ptrdiff_t at = 0
     cdef int k
-    if (copy.size != size or buffers.views[0].itemsize != (8 if panels.double else 4)
-            or buffers.views[0].shape[1] != panels.I or buffers.views[1].shape[1] != panels.R):
-        return False
+    if digested:
+        digest_all(buffers, mark.aligned)
+        return mark
     for k in range(buffers.count):
-        if memcmp(copy.aligned + at, buffers.views[k].buf, buffers.views[k].len) != 0:
+        memcpy(mark.aligned + at, buffers.views[k].buf, buffers.views[k].len)
+        at += buffers.views[k].len
+    return mark
+
+
+cdef void digest_all(Buffers buffers, char *to) noexcept:
+    cdef int k
+    memset(to, 0, DIGEST)
+    for k in range(buffers.count):
+        digest(to, <const char *> buffers.views[k].buf, buffers.views[k].len)
+
+
+cdef bint is_as_marked(Buffers buffers, Panels panels, Memory mark, ptrdiff_t size) noexcept:
+    """Whether so many bytes of numbers are those that the panels were packed from, and still of that shape."""
+    cdef char now[DIGEST]
+    cdef ptrdiff_t at = 0
+    cdef int k
+    if (buffers.views[0].itemsize != (8 if panels.double else 4) or buffers.views[0].shape[1] != panels.I
+            or buffers.views[1].shape[1] != panels.R):
+        return False
+    if digest_used and size > COPIED:
+        digest_all(buffers, now)
+        return memcmp(now, mark.aligned, DIGEST) == 0
+    for k in range(buffers.count):
+        if memcmp(mark.aligned + at, buffers.views[k].buf, buffers.views[k].len) != 0:
             return False
         at += buffers.views[k].len
     return True
-
-
-cdef Memory copied(Buffers buffers, ptrdiff_t size):
-    cdef Memory copy = take_memory(size)
-    cdef ptrdiff_t at = 0
-    cdef int k
-    for k in range(buffers.count):
-        memcpy(copy.aligned + at, buffers.views[k].buf, buffers.views[k].len)
-        at += buffers.views[k].len
-    return copy
 
 
 cdef uint64_t some_of(Buffers buffers) noexcept:
