@@ -16,7 +16,7 @@ cdef extern from "_amx.h" nogil:
 cdef enum:
     # Gradients of smaller matrices, and sums over fewer rows, take longer to split than the unit saves.
     AMX_FROM = 10_000
-    AMX_FROM_ROWS = 128
+    AMX_FROM_ROWS = 64
     AMX_TURNED = 4  # groups of 16 columns of da split at once: neighbouring cache lines of each row
 
 cdef bint amx_used = False
