@@ -66,8 +66,8 @@ def swap(values, i, k, n=1):
     values[i : i + n], values[k : k + n] = values[k : k + n].copy(), values[i : i + n].copy()
 
 
-# Of 4,096 numbers, too many to be compared with a copy where there is something quicker: what sums would not notice, and
-# neighbours of one 16 bytes, of the same chain of them (128 numbers on) and of others.
+# Of 4,096 numbers, too many to be compared with a copy where there is something quicker: what sums would not
+# notice, and neighbours of one 16 bytes, of the same chain of them (128 numbers on) and of others.
 EDITS = {
     "one": lambda w: swap(w, 0, 1),
     "within 16 bytes": lambda w: swap(w, 8, 11),
@@ -198,7 +198,7 @@ def test_weights_in_training_are_not_kept():
 
 
 def test_large_ones_are_not_kept():
-    large = bptt.RNN(8, 1100, seed=1)
+    large = bptt.RNN(8, 4200, seed=1)  # 67.4 MiB
     x = frames(np.float32, 2, 8)
     for _ in range(3):
         large(x)
@@ -212,6 +212,17 @@ def test_what_was_kept_goes_when_the_weights_change():
     assert held(layer) > 0
     layer.parameters["weight_hh_l0"] += 1
     layer(x)
+    assert held(layer) == 0
+
+
+def test_what_was_kept_goes_when_changed_weights_are_recorded():
+    layer, x = bptt.RNN(I, H, seed=1), frames(np.float32)
+    for _ in range(3):
+        layer(x)
+    layer.record(x)
+    assert held(layer) > 0
+    layer.parameters["weight_hh_l0"] += 1
+    layer.record(x)
     assert held(layer) == 0
 
 

@@ -24,8 +24,9 @@ class Frozen(Recurrent[Given, Held]):
     """What the ``freeze`` of a layer makes: a snapshot that is called like it and gives the same bits.
 
     The parameters of a layer may be edited between any two calls, so that each packs the weights, or looks
-    whether they are still those that were packed; a frozen one packs them at its first call, once for numbers
-    and once for token ids, whichever come. That saves the most on short sequences.
+    whether they are still those that were packed (up to 64 MiB of a layer and direction are kept); a frozen
+    one packs them at its first call, once for numbers and once for token ids, whichever come. That saves the
+    most on short sequences.
 
     Parameters
     ----------

@@ -378,8 +378,8 @@ cdef Panels unpacked_for(str cell, weights, bint tokens, bint keep, ptrdiff_t ro
     if not isinstance(weights, Remembered):
         return new_panels(cell, weights, tokens, keep, rows)
     remembered = weights
-    if keep:  # a tape's snapshot is its own, and weights in training change
-        return new_panels(cell, remembered.weights, tokens, keep, rows)
+    if keep:
+        return remembered.packed_for_tape(cell, tokens, rows)
     return remembered.packed(cell, tokens, rows)
 
 

@@ -6,9 +6,10 @@ cdef extern from "_digest.h" nogil:
     void digest(char *to, const char *p, ptrdiff_t size)
 
 cdef enum:
-    # Bytes of weights beyond which they are packed in every call, which is little beside what such a layer's steps
-    # take: what is kept would be held for as long as the layer lives.
-    REMEMBERED = 1 << 22
+    # Bytes of weights beyond which they are packed in every call: what is kept is held for as long as the layer lives.
+    # With a copy to compare them with, which is as large again, fewer.
+    REMEMBERED = 1 << 26
+    REMEMBERED_COPIED = 1 << 22
     SAMPLES = 16
     # Bytes of weights up to which they are compared with a copy: in the nearest cache, and no digest takes less time.
     COPIED = 1 << 13
@@ -53,7 +54,7 @@ cdef class Remembered:
             buffers.read(self.weights[k])
         for k in range(buffers.count):
             size += buffers.views[k].len
-        if size > REMEMBERED:
+        if size > (REMEMBERED if digest_used else REMEMBERED_COPIED):
             return new_panels(cell, self.weights, tokens, False, rows)
         # calls of several threads at once, without a GIL
         with cython.critical_section(self):
@@ -74,6 +75,21 @@ cdef class Remembered:
         if is_as_marked(buffers, panels, mark, size):
             self.keep(panels, mark, size)
         return panels
+
+    cdef Panels packed_for_tape(self, str cell, bint tokens, ptrdiff_t rows):
+        """As `new_panels`: a tape's snapshot is its own.  What is kept goes if the weights have been trained since."""
+        cdef Buffers buffers
+        cdef bint changed
+        cdef int k
+        if self.panels is not None:
+            buffers = Buffers.__new__(Buffers)
+            for k in range(len(self.weights)):
+                buffers.read(self.weights[k])
+            with cython.critical_section(self):
+                changed = some_of(buffers) != self.samples
+            if changed:
+                self.keep(None, None, 0)
+        return new_panels(cell, self.weights, tokens, True, rows)
 
     cdef int keep(self, Panels panels, Memory mark, ptrdiff_t size) except -1:
         with cython.critical_section(self):
