@@ -230,7 +230,7 @@ cdef inline bint numbers(Py_buffer *view, bint double) noexcept:
 
 
 def short_call(Panels weights not None, x, h_0, c_0=None):
-    """`unroll` of a few steps in a layer's own layout, with 1 us of overhead less.
+    """`unroll` by one thread, in a layer's own layout, with 1 us of overhead less.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def short_call(Panels weights not None, x, h_0, c_0=None):
     tuple or None
         y (T, B, R), h_n (1, B, R) and for an LSTM c_n (1, B, H). None if an argument is anything else than a
         contiguous array of such a shape and of the weights' dtype, if there is no step, or so much to do that threads
-        should share it or Ctrl-C be looked for: nothing was done then.
+        should share it: nothing was done then.
     """
     cdef Py_buffer frames, start_h, start_c
     cdef Buffers buffers
@@ -254,6 +254,7 @@ def short_call(Panels weights not None, x, h_0, c_0=None):
     cdef ptrdiff_t T, B, size = 8 if weights.double else 4
     cdef bint lstm = weights.cell == LSTM
     cdef Memory zeros
+    cdef double work
     memset(&frames, 0, sizeof(frames))
     memset(&start_h, 0, sizeof(start_h))
     memset(&start_c, 0, sizeof(start_c))
@@ -263,7 +264,8 @@ def short_call(Panels weights not None, x, h_0, c_0=None):
         if frames.ndim != 3 or frames.shape[2] != weights.I:
             return None
         T, B = frames.shape[0], frames.shape[1]
-        if T * B == 0 or weights.work() * T * B >= WORK_TO_RELEASE or row_blocks(weights, B, 1) > 1:
+        work = weights.work() * T * B
+        if T * B == 0 or work >= WORK_TO_SHARE or row_blocks(weights, B, 1) > 1:
             return None
         if not initial(h_0, &start_h, weights, B, weights.R):
             return None
@@ -273,7 +275,7 @@ def short_call(Panels weights not None, x, h_0, c_0=None):
             return None
         buffers, job = Buffers.__new__(Buffers), UnrollJob.__new__(UnrollJob)
         dtype = DTYPE_F64 if weights.double else DTYPE_F32
-        y, h_n = empty((T, B, weights.R), dtype), empty((1, B, weights.R), dtype)
+        y, h_n = new(T * B * weights.R, (T, B, weights.R), dtype, weights.double), empty((1, B, weights.R), dtype)
         c_n = empty((1, B, weights.H), dtype) if lstm else None
         job.weights, job.course, job.odd = weights, course_of(T, B, None, None, False, None), weights.turn(T)
         job.items = 1
@@ -288,7 +290,10 @@ def short_call(Panels weights not None, x, h_0, c_0=None):
             if c_0 is None:
                 job.c_0 = zeros.aligned
         job.h_begin, job.c_begin = job.h_0, job.c_0
-        job.item(0, 0)
+        if work < WORK_TO_RELEASE:
+            job.item(0, 0)
+        else:
+            job.run(1, 0)
         return (y, h_n, c_n) if lstm else (y, h_n)
     finally:
         PyBuffer_Release(&frames)
