@@ -1,11 +1,11 @@
 /* A digest of numbers that tells whether they are still as they were, where the processor is quick at it.
  *
- * Comparing them with a copy reads twice as much, and what is read twice is in no cache: the weights of 256 units, a copy
- * and the packed ones are more than the second level holds.
+ * Comparing them with a copy reads twice as much, part of it from beyond the second-level cache: the weights of 256
+ * units, a copy and the packed ones don't fit there together.
  *
- * Each 16 bytes are a link of one of 32 chains, of two rounds of AES.  A round is one-to-one: as long as no more than one
- * link of a chain differs the digest does.  Other changes leave it as it was with a chance of 2^-128, unless somebody who
- * may write to the numbers has chosen them for that.
+ * Each 16 bytes are a link of one of 32 chains, of two rounds of AES.  A round is one-to-one: where one link of a chain
+ * differs, so does the digest.  Of other changes one in about 2^128 leaves it as it was, unless somebody who may write
+ * to the numbers has chosen them for that.
  */
 #ifndef BPTT_DIGEST_H
 #define BPTT_DIGEST_H
