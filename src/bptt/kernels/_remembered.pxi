@@ -166,3 +166,52 @@ def remember(weights):
     cdef Remembered remembered = Remembered.__new__(Remembered)
     remembered.weights = weights
     return remembered
+
+
+def pack_weights(str cell, weights, *, bint tokens=False, bint backward=False):
+    """Weights packed once for many forward passes: a snapshot that `unroll` and `Stepper` take instead of them.
+
+    Parameters
+    ----------
+    cell : str
+        One of `CELLS`.
+    weights : Weights or Remembered
+    tokens : bool
+        For token ids instead of numbers.
+    backward : bool
+        For `unroll` with ``keep`` too.
+
+    Returns
+    -------
+    Panels
+        May be used by several threads at once.
+    """
+    return unpacked_for(cell, weights, tokens, backward, 0)
+
+
+cdef Panels unpacked_for(str cell, weights, bint tokens, bint keep, ptrdiff_t rows):
+    """Weights packed that are not packed yet, or are so from the last call; see `Panels.set`."""
+    cdef Remembered remembered
+    if not isinstance(weights, Remembered):
+        return new_panels(cell, weights, tokens, keep, rows)
+    remembered = weights
+    if keep:
+        return remembered.packed_for_tape(cell, tokens, rows)
+    return remembered.packed(cell, tokens, rows)
+
+
+cdef Panels packed_for(str cell, weights, bint tokens, ptrdiff_t itemsize, bint keep, ptrdiff_t rows):
+    """Weights packed, or those that are already, if they fit: others would be read outside their bounds."""
+    cdef Panels panels
+    if not isinstance(weights, Panels):
+        panels = unpacked_for(cell, weights, tokens, keep, rows)
+        if itemsize != (8 if panels.double else 4):
+            raise ValueError(f"weights: expected numbers of {itemsize} bytes, got others: was a dtype set in place?")
+        return panels
+    panels = weights
+    if keep and panels.backward is None:
+        raise TypeError("weights: expected Weights for keep=True, got packed ones, which are for the forward pass only")
+    if (panels.hh == NULL or panels.cell != CODES[cell] or panels.tokens != tokens
+            or itemsize != (8 if panels.double else 4)):
+        raise ValueError("weights: expected ones packed for this cell, dtype and kind of x, got others")
+    return panels
