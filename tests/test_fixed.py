@@ -94,12 +94,24 @@ def test_a_row_alone_has_the_bits_that_it_has_among_others(cell):
 
 
 @pytest.mark.parametrize("B", [1, 5, 40])
-def test_features_of_other_sizes_whose_weights_make_up_for_it(B):
+@pytest.mark.parametrize("power", [2, 40])
+def test_features_of_other_sizes_whose_weights_make_up_for_it(power, B):
     """Powers of two change no bit: what is rounded is rounded as before."""
     p = problem(3, B, 70, 48, cell="tanh", dtype=np.float32)
-    scale = np.float32(2.0) ** np.random.default_rng(0).integers(-40, 40, 70).astype(np.float32)
+    scale = np.float32(2.0) ** np.random.default_rng(0).integers(-power, power, 70).astype(np.float32)
     other = replace(with_weights(p, weight_ih=p.weights.weight_ih / scale), x=p.x * scale)
     assert np.array_equal(whole(other)["y"], whole(p)["y"])
+
+
+@pytest.mark.parametrize("B", [1, 40])
+@pytest.mark.parametrize("power", [2, 40])
+def test_units_of_other_sizes_whose_gradients_make_up_for_it(power, B):
+    p = problem(1, B, 70, 48, cell="identity", dtype=np.float32)
+    p = replace(p, dfinal=None)
+    scale = np.float32(2.0) ** np.random.default_rng(0).integers(-power, power, 48).astype(np.float32)
+    weight = p.weights.weight_ih / scale[:, np.newaxis]
+    other = replace(with_weights(p, weight_ih=weight), dy=p.dy * scale)
+    assert np.array_equal(whole(other)["x"], whole(p)["x"])
 
 
 @pytest.mark.parametrize("largest", [1e3, 1e6, 1e9])
@@ -124,6 +136,22 @@ def test_a_matrix_of_numbers_of_many_sizes_is_left_to_the_tile(name, axis):
     rest = {"weight_ih": "weight_hh", "weight_hh": "weight_ih"}[name]
     p = with_weights(p, **{rest: np.zeros_like(weight)})  # whose products are exact either way
     assert np.array_equal(whole(p, forward_numbers=1)["y"], on_tile(p)["y"])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("apart", [4, 64])
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh"])
+def test_rows_or_columns_of_other_sizes(name, apart, axis):
+    """The largest weights of all features and of all units share a power of two; or those of one do not."""
+    p = problem(4, 6, 80, 72, cell="tanh", dtype=np.float32)
+    weight = getattr(p.weights, name)
+    scale = np.geomspace(1 / apart, 1, weight.shape[axis]).astype(np.float32)
+    p = with_weights(p, **{name: weight * (scale if axis else scale[:, np.newaxis])})
+    ours, tile, wanted = whole(p), on_tile(p), results(widened(p))
+    for result in PRODUCTS.values():
+        bound = max(1.5 * error(tile[result], wanted[result]), 8e-7)
+        assert error(ours[result], wanted[result]) <= bound, result
+        assert not np.array_equal(ours[result], tile[result]), result
 
 
 @pytest.mark.parametrize("value", [1e-36, 1e20])

@@ -1,13 +1,16 @@
 /* The matrix of products in whole numbers, packed by columns; see _digits.h for what is in memory.
  *
- * From rows of W (N, K), which are columns of the product: all numbers of each k are counted, for the powers of two; then
- * 16 columns at a time are packed.  From lines of W^T (K, N): each has its power as soon as it is counted, so the columns'
- * units are known once all lines have been through, and the digits are made 16 lines at a time.
+ * First W is looked at, by row and by column at once: that will do where the largest numbers of all k are alike, so that
+ * they share a power of two.  Where they aren't, from rows of W (N, K), which are columns of the product, all numbers of
+ * each k are counted, for the powers of two, and 16 columns at a time look for their units as they are packed.  From lines
+ * of W^T (K, N) each has its power as soon as it is counted, so the columns' units are known once all lines have been
+ * through.
  */
 #ifndef BPTT_COLUMNS_H
 #define BPTT_COLUMNS_H
 
-#include "_digits.h"
+#include "_alike.h"
+#include "_past.h"
 
 #if AMX_BUILT
 #define FIXED_LARGEST_W (157 << 23) /* 2^30: bits of what its largest number over the powers may be */
@@ -61,6 +64,13 @@ static LANES_UNUSED int fixed_set_powers(ptrdiff_t K, char *out)
     return 1;
 }
 
+/* One for all. */
+LANES_INLINE void fixed_set_power(float power, ptrdiff_t K, char *out)
+{
+    for (ptrdiff_t k = 0; k < fixed_padded(K); k += 16)
+        _mm512_storeu_ps((float *)out + k, _mm512_set1_ps(power));
+}
+
 LANES_INLINE fixed_columns *fixed_head(char *out, ptrdiff_t group, ptrdiff_t K)
 {
     return (fixed_columns *)(out + fixed_padded(K) * sizeof(float) + group * fixed_apart(K));
@@ -81,11 +91,22 @@ LANES_INLINE void fixed_set_all_less(fixed_columns *head, const __m512i sums[FIX
     fixed_set_less(head, 3, _mm512_add_epi32(sums[1], sums[0]));
 }
 
-/* Those 16 columns, which are number `group`, once the powers are there; whether they are for here. */
-FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
-                                      char *out)
+LANES_INLINE void fixed_copy(float *to, const float *from, __mmask16 part, int past)
+{
+    if (past)
+        _mm512_stream_ps(to, _mm512_loadu_ps(from));
+    else
+        _mm512_mask_storeu_ps(to, part, _mm512_maskz_loadu_ps(part, from));
+}
+
+/* Those 16 columns, which are number `group`, once the powers are there; whether they are for here.  most: their largest
+ * numbers, if all powers are the same, or NULL.  copy: NULL, or where row r goes as it is, at copy + (r - w), past the
+ * caches if it can; the processor writes that while the digits are made. */
+FIXED_FUNCTION int fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, const float *most,
+                                      ptrdiff_t K, char *out, const float *w, float *copy)
 {
     const ptrdiff_t Kp = fixed_padded(K);
+    const int past = Kp == K && past_whole(copy, (size_t)K * sizeof(float));
     const float *up = (const float *)out;
     fixed_columns *head = fixed_head(out, group, K);
     char *tile = (char *)(head + 1);
@@ -94,22 +115,34 @@ FIXED_FUNCTION int fixed_pack_columns(const float *const row[16], ptrdiff_t colu
     __m512i sums[FIXED_DIGITS], odd[FIXED_DIGITS];
     for (int j = 0; j < 16; ++j) {
         fixed_look look = {0, 0};
-        if (j < columns)
+        float largest;
+        if (j < columns && !most)
             look = fixed_at(row[j], up, 1, K);
         if ((look.largest && look.largest < FIXED_LEAST) || look.largest >= FIXED_LARGEST_W || look.spread)
             return 0;
-        head->unit[j] = fixed_float(look.largest) / FIXED_MOST * 4294967296.0f;
-        inverse[j] = look.largest ? FIXED_MOST / fixed_float(look.largest) : 0;
+        largest = most ? most[j] / up[0] : fixed_float(look.largest);
+        head->unit[j] = largest / FIXED_MOST * 4294967296.0f;
+        inverse[j] = largest ? FIXED_MOST / largest : 0;
+        if (most)
+            inverse[j] /= up[0];
     }
+    if (most)
+        up = NULL;
     for (int d = 0; d < FIXED_DIGITS; ++d)
         sums[d] = odd[d] = _mm512_setzero_si512();
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        const ptrdiff_t stride = fixed_stride(k, K);
+        __mmask16 part[4];
+        fixed_parts(k, K, part);
         for (int j = 0; j < 16; ++j) {
+            const float *from = row[j < columns ? j : 0];
             __m512i v[4], digits[FIXED_DIGITS];
             for (int q = 0; q < 4; ++q)
-                v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(fixed_get(row[j < columns ? j : 0], up, 1, k + 16 * q, K),
+                v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(fixed_get(from, up, 1, k + q * stride, part[q]),
                                                         _mm512_set1_ps(inverse[j])));
-            fixed_digits(v, digits);
+            for (int q = 0; copy && q < 4; ++q)
+                fixed_copy(copy + (from - w) + k + q * stride, from + k + q * stride, part[q], past);
+            fixed_interleave(v, digits);
             for (int d = 0; d < FIXED_DIGITS; ++d)
                 _mm512_store_si512(turned[d][j], _mm512_xor_si512(digits[d], _mm512_set1_epi8((char)0x80)));
         }
@@ -182,6 +215,19 @@ static LANES_UNUSED int fixed_count_lines(const float *const line[16], ptrdiff_t
     return 1;
 }
 
+/* `fixed_set_units` after this is as if all lines had been counted one by one. */
+static LANES_UNUSED void fixed_set_lines(const fixed_counts *counts, ptrdiff_t K, ptrdiff_t N, char *out)
+{
+    const __m512 inverse = _mm512_set1_ps(1 / counts->power_n);
+    fixed_set_power(counts->power_n, N, out);
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        fixed_columns *head = fixed_head(out, k / 16, N);
+        _mm512_storeu_ps(head->less[0], _mm512_mul_ps(_mm512_loadu_ps(counts->most_k + k), inverse));
+        _mm512_storeu_ps(head->less[1], _mm512_mul_ps(_mm512_loadu_ps(counts->sum_k + k), inverse));
+        _mm512_storeu_si512(head->less[2], _mm512_set1_epi32((int)N));
+    }
+}
+
 /* All lines are counted: the columns' units; in head->less their inverses and sums of digits, none yet.  Returns whether
  * W is for here. */
 static LANES_UNUSED int fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
@@ -205,26 +251,13 @@ static LANES_UNUSED int fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
     return 1;
 }
 
-/* The bytes of 4 k of 16 columns, by digit: what a line of W is, but for the sign. */
-LANES_INLINE void fixed_interleave(const __m512i v[4], __m512i to[FIXED_DIGITS])
+/* Digits of the lines of W^T from line k on, FIXED_K of them or those before K. */
+FIXED_FUNCTION void fixed_pack_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
 {
-    const __m512i even = _mm512_set1_epi32(0x00ff00ff), lower = _mm512_set1_epi32(0xffff);
-    /* where a mask has a bit the first, else the second: 0xca */
-    __m512i low = _mm512_ternarylogic_epi32(even, v[0], _mm512_slli_epi32(v[1], 8), 0xca);
-    __m512i low_2 = _mm512_ternarylogic_epi32(even, v[2], _mm512_slli_epi32(v[3], 8), 0xca);
-    __m512i high = _mm512_ternarylogic_epi32(even, _mm512_srli_epi32(v[0], 8), v[1], 0xca);
-    __m512i high_2 = _mm512_ternarylogic_epi32(even, _mm512_srli_epi32(v[2], 8), v[3], 0xca);
-    to[0] = _mm512_ternarylogic_epi32(lower, low, _mm512_slli_epi32(low_2, 16), 0xca);
-    to[1] = _mm512_ternarylogic_epi32(lower, high, _mm512_slli_epi32(high_2, 16), 0xca);
-    to[2] = _mm512_ternarylogic_epi32(lower, _mm512_srli_epi32(low, 16), low_2, 0xca);
-}
-
-/* Digits of 16 lines of W^T from line k < Kp on. */
-FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
-{
-    const int some = K - k < 16 ? (K - k > 0 ? (int)(K - k) : 0) : 16;
-    float power[16];
-    _mm512_storeu_ps(power, fixed_inverse((float *)out + k));
+    const ptrdiff_t stride = fixed_stride(k, K);
+    float power[FIXED_K];
+    for (int i = 0; i < FIXED_K; i += 16)
+        _mm512_storeu_ps(power + i, fixed_inverse((float *)out + k + i));
     for (ptrdiff_t n = 0; n < N; n += 16) {
         fixed_columns *head = fixed_head(out, n / 16, K);
         char *tile = (char *)(head + 1) + k / 4 * FIXED_FOUR;
@@ -233,14 +266,14 @@ FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, p
         __m512i sums[FIXED_DIGITS];
         for (int d = 0; d < FIXED_DIGITS; ++d)
             sums[d] = _mm512_loadu_si512(head->less[d]);
-        for (int four = 0; four < 16; four += 4, tile += FIXED_FOUR) {
+        for (ptrdiff_t four = 0; four < 16; ++four, tile += FIXED_FOUR) {
             __m512i v[4], digits[FIXED_DIGITS];
-            for (int i = 0; i < 4; ++i) {
-                v[i] = _mm512_set1_epi32(0x808080);
-                if (four + i < some)
-                    v[i] = _mm512_add_epi32(v[i], _mm512_cvtps_epi32(_mm512_mul_ps(
-                        _mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[four + i] + n), _mm512_set1_ps(power[four + i])),
-                        inverse)));
+            for (int q = 0; q < 4; ++q) {
+                const ptrdiff_t i = q * stride + four;
+                v[q] = _mm512_setzero_si512();
+                if (four < stride && k + i < K)
+                    v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(
+                        _mm512_mul_ps(_mm512_maskz_loadu_ps(part, line[i] + n), _mm512_set1_ps(power[i])), inverse));
             }
             fixed_interleave(v, digits);
             for (int d = 0; d < FIXED_DIGITS; ++d) {
@@ -249,7 +282,7 @@ FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, p
                 sums[d] = _mm512_dpbusd_epi32(sums[d], _mm512_set1_epi8(1), digits[d]);
             }
         }
-        if (k + 16 >= fixed_padded(K))
+        if (k + FIXED_K >= K)
             fixed_set_all_less(head, sums);
         else
             for (int d = 0; d < FIXED_DIGITS; ++d)
@@ -260,8 +293,10 @@ FIXED_FUNCTION void fixed_pack_lines(const float *const line[16], ptrdiff_t k, p
 /* W[n, k] again, as it is known here. */
 static LANES_UNUSED double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
 {
+    const ptrdiff_t first = k / FIXED_K * FIXED_K, stride = fixed_stride(first, K), four = first / 4 + (k - first) % stride;
     const char *at = packed + fixed_padded(K) * sizeof(float) + n / 16 * fixed_apart(K);
-    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + k / 4 * FIXED_FOUR + n % 16 * 4 + k % 4;
+    const signed char *digit = (const signed char *)at + sizeof(fixed_columns) + four * FIXED_FOUR + n % 16 * 4
+                               + (k - first) / stride;
     double v = (digit[2 * FIXED_LINE] * 256.0 + digit[FIXED_LINE]) * 256.0 + digit[0];
     return v * ((const fixed_columns *)at)->unit[n % 16] / 4294967296.0 * ((const float *)packed)[k];
 }
@@ -286,13 +321,18 @@ LANES_INLINE int fixed_set_powers(ptrdiff_t K, char *out)
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE int fixed_pack_columns(const float *const row[16], ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K,
-                                    char *out)
+LANES_INLINE int fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, const float *most,
+                                    ptrdiff_t K, char *out, const float *w, float *copy)
 {
     check(0, "no AMX");
     return 0;
 }
-LANES_INLINE void fixed_pack_lines(const float *const line[16], ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
+LANES_INLINE void fixed_set_power(float power, ptrdiff_t K, char *out) { check(0, "no AMX"); }
+LANES_INLINE void fixed_set_lines(const fixed_counts *counts, ptrdiff_t K, ptrdiff_t N, char *out)
+{
+    check(0, "no AMX");
+}
+LANES_INLINE void fixed_pack_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
 {
     check(0, "no AMX");
 }

@@ -18,7 +18,8 @@
  *
  * In memory W is the powers of two, then for 16 columns at a time `fixed_columns` and digits: [4 k] [digit, the lowest
  * first] [16 columns] [k]; a tile of the unit is every third line of 64 k.  Those of A are offset by 128, as the vector
- * instruction wants them: [row] [digit] [K].
+ * instruction wants them: [row] [digit] [K].  Four k side by side are l, 16 + l, 32 + l and 48 + l of 64; of the last k, if
+ * they are fewer, they are as far apart as makes the fewest fours, see `fixed_stride`.
  */
 #ifndef BPTT_DIGITS_H
 #define BPTT_DIGITS_H
@@ -72,18 +73,24 @@ LANES_INLINE ptrdiff_t fixed_size(ptrdiff_t K, ptrdiff_t N)
 LANES_INLINE ptrdiff_t fixed_each(ptrdiff_t K) { return (fixed_padded(K) * FIXED_DIGITS / 64 | 1) * 64; }
 
 #if AMX_BUILT
-#define FIXED_INLINE static inline __attribute__((always_inline, unused, target("avx512vnni,avx512vbmi")))
-#define FIXED_FUNCTION static __attribute__((noinline, unused, target("avx512vnni,avx512vbmi")))
+#define FIXED_INLINE static inline __attribute__((always_inline, unused, target("avx512vnni")))
+#define FIXED_FUNCTION static __attribute__((noinline, unused, target("avx512vnni")))
 
 /* Bits of what the largest number of a row may be, and of what is left of it: units and their inverses are in range. */
 #define FIXED_LEAST (31 << 23)        /* 2^-96 */
 #define FIXED_LARGEST (223 << 23)     /* 2^96, of A */
 #define FIXED_NOTHING (27 << 23)      /* 2^-100 */
 
-/* 16 numbers of a row times their powers of two, or divided by them, or with NULL as they are; 0 from K on. */
-LANES_INLINE __m512 fixed_get(const float *a, const float *up, int divide, ptrdiff_t k, ptrdiff_t K)
+/* How far from each other four k are that stand side by side, in the FIXED_K from k on, or those before K. */
+LANES_INLINE ptrdiff_t fixed_stride(ptrdiff_t k, ptrdiff_t K)
 {
-    __m512 v = _mm512_maskz_loadu_ps(amx_mask(K - k), a + k);
+    return K - k >= FIXED_K ? FIXED_K / 4 : (K - k + 3) / 4;
+}
+
+/* Numbers of a row times their powers of two, or divided by them, or with NULL as they are; 0 where the mask says so. */
+LANES_INLINE __m512 fixed_get(const float *a, const float *up, int divide, ptrdiff_t k, __mmask16 part)
+{
+    __m512 v = _mm512_maskz_loadu_ps(part, a + k);
     if (up) {
         __m512i power = _mm512_loadu_si512(up + k);
         if (divide)
@@ -103,7 +110,7 @@ LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, pt
     float largest, mean;
     int count = (int)K;
     for (ptrdiff_t k = 0; k < K; k += 16) {
-        __m512i v = amx_size_bits(fixed_get(a, up, divide, k, K));
+        __m512i v = amx_size_bits(fixed_get(a, up, divide, k, amx_mask(K - k)));
         most = _mm512_max_epi32(most, v);
         sum = _mm512_add_ps(sum, _mm512_castsi512_ps(v));
     }
@@ -113,7 +120,7 @@ LANES_INLINE fixed_look fixed_at(const float *a, const float *up, int divide, pt
     if (largest * (float)count > mean) { /* unless it is zeros that make the mean so small */
         count = 0;
         for (ptrdiff_t k = 0; k < K; k += 16) {
-            __m512i v = amx_size_bits(fixed_get(a, up, divide, k, K));
+            __m512i v = amx_size_bits(fixed_get(a, up, divide, k, amx_mask(K - k)));
             count += __builtin_popcount(_mm512_test_epi32_mask(v, v));
         }
     }
@@ -128,21 +135,31 @@ LANES_INLINE float fixed_float(int bits)
     return v;
 }
 
-/* Digits of 64 numbers, in units, plus 128 each. */
-FIXED_INLINE void fixed_digits(const __m512i v[4], __m512i to[FIXED_DIGITS])
+/* Digits, plus 128 each, of numbers in units: the bytes of a four are of these four vectors. */
+LANES_INLINE void fixed_interleave(const __m512i v[4], __m512i to[FIXED_DIGITS])
 {
-    /* the four bytes of 16 numbers, the lowest of all first */
-    const __m512i order = _mm512_set_epi32(
-        0x3f3b3733, 0x2f2b2723, 0x1f1b1713, 0x0f0b0703, 0x3e3a3632, 0x2e2a2622, 0x1e1a1612, 0x0e0a0602,
-        0x3d393531, 0x2d292521, 0x1d191511, 0x0d090501, 0x3c383430, 0x2c282420, 0x1c181410, 0x0c080400);
+    const __m512i even = _mm512_set1_epi32(0x00ff00ff), lower = _mm512_set1_epi32(0xffff);
     __m512i u[4];
-    for (int i = 0; i < 4; ++i)
-        u[i] = _mm512_permutexvar_epi8(order, _mm512_add_epi32(v[i], _mm512_set1_epi32(0x808080)));
-    __m512i low = _mm512_shuffle_i32x4(u[0], u[1], 0x44), low_2 = _mm512_shuffle_i32x4(u[2], u[3], 0x44);
-    __m512i high = _mm512_shuffle_i32x4(u[0], u[1], 0xee), high_2 = _mm512_shuffle_i32x4(u[2], u[3], 0xee);
-    to[0] = _mm512_shuffle_i32x4(low, low_2, 0x88);
-    to[1] = _mm512_shuffle_i32x4(low, low_2, 0xdd);
-    to[2] = _mm512_shuffle_i32x4(high, high_2, 0x88);
+    for (int q = 0; q < 4; ++q)
+        u[q] = _mm512_add_epi32(v[q], _mm512_set1_epi32(0x808080));
+    /* where a mask has a bit the first, else the second: 0xca */
+    __m512i low = _mm512_ternarylogic_epi32(even, u[0], _mm512_slli_epi32(u[1], 8), 0xca);
+    __m512i low_2 = _mm512_ternarylogic_epi32(even, u[2], _mm512_slli_epi32(u[3], 8), 0xca);
+    __m512i high = _mm512_ternarylogic_epi32(even, _mm512_srli_epi32(u[0], 8), u[1], 0xca);
+    __m512i high_2 = _mm512_ternarylogic_epi32(even, _mm512_srli_epi32(u[2], 8), u[3], 0xca);
+    to[0] = _mm512_ternarylogic_epi32(lower, low, _mm512_slli_epi32(low_2, 16), 0xca);
+    to[1] = _mm512_ternarylogic_epi32(lower, high, _mm512_slli_epi32(high_2, 16), 0xca);
+    to[2] = _mm512_ternarylogic_epi32(lower, _mm512_srli_epi32(low, 16), low_2, 0xca);
+}
+
+/* Which of the 64 k from k on belong to each of four vectors. */
+LANES_INLINE void fixed_parts(ptrdiff_t k, ptrdiff_t K, __mmask16 part[4])
+{
+    const ptrdiff_t stride = fixed_stride(k, K);
+    for (int q = 0; q < 4; ++q) {
+        const ptrdiff_t left = K - k - q * stride;
+        part[q] = amx_mask(left < stride ? left : stride);
+    }
 }
 
 /* A row into `rows`, or its highest digits alone, what they leave of it going to rows->left. */
@@ -154,17 +171,21 @@ FIXED_INLINE void fixed_add_digits(fixed_rows *rows, const float *a, const float
     const __m512 inverse = _mm512_set1_ps(largest > 0 ? most / largest : 0);
     uint8_t *to = rows->digits + rows->count * rows->each;
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K) {
+        const ptrdiff_t stride = fixed_stride(k, K);
         __m512i v[4], digits[FIXED_DIGITS];
-        for (int i = 0; i < 4; ++i) {
-            __m512 x = fixed_get(a, up, 0, k + 16 * i, K);
-            v[i] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+        __mmask16 part[4];
+        fixed_parts(k, K, part);
+        for (int q = 0; q < 4; ++q) {
+            const ptrdiff_t at = k + q * stride;
+            __m512 x = fixed_get(a, up, 0, at, part[q]);
+            v[q] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
             if (highest) {
-                x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(v[i]), _mm512_set1_ps(one), x);
-                _mm512_storeu_ps(rows->left + k + 16 * i, x);
-                v[i] = _mm512_slli_epi32(v[i], 16);
+                x = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(v[q]), _mm512_set1_ps(one), x);
+                _mm512_mask_storeu_ps(rows->left + at, part[q], x); /* perhaps where it comes from */
+                v[q] = _mm512_slli_epi32(v[q], 16);
             }
         }
-        fixed_digits(v, digits);
+        fixed_interleave(v, digits);
         for (int d = 0; d < FIXED_DIGITS; ++d)
             _mm512_storeu_si512(to + d * Kp + k, digits[d]);
     }
@@ -185,7 +206,7 @@ FIXED_FUNCTION int fixed_add_row(fixed_rows *rows, const float *a, const float *
         return 0;
     if (look.largest && look.largest < FIXED_LEAST) {
         for (ptrdiff_t k = 0; k < K; k += 16)
-            _mm512_storeu_ps(rows->left + k, _mm512_mul_ps(_mm512_mul_ps(fixed_get(a, NULL, 0, k, K),
+            _mm512_storeu_ps(rows->left + k, _mm512_mul_ps(_mm512_mul_ps(fixed_get(a, NULL, 0, k, amx_mask(K - k)),
                                                                          _mm512_set1_ps(1 / small)),
                                                            _mm512_loadu_ps(up + k)));
         scale = small;

@@ -8,6 +8,7 @@ cdef extern from "_fixed.h" nogil:
     const ptrdiff_t FIXED_ROWS
     const ptrdiff_t FIXED_TIMES
     const ptrdiff_t FIXED_LONGEST
+    const ptrdiff_t FIXED_K
     ctypedef struct fixed_rows:
         ptrdiff_t count
         ptrdiff_t each
@@ -17,11 +18,22 @@ cdef extern from "_fixed.h" nogil:
     ptrdiff_t fixed_each(ptrdiff_t K)
     bint fixed_add_row(fixed_rows *rows, const float *a, const float *up, ptrdiff_t K, float *c)
     ptrdiff_t fixed_padded(ptrdiff_t K)
+    ctypedef struct fixed_counts:
+        float *most_n
+        float power_k
+        float power_n
+    ptrdiff_t fixed_counted(ptrdiff_t K, ptrdiff_t N)
+    fixed_counts fixed_no_counts(float *room, ptrdiff_t K, ptrdiff_t N)
+    void fixed_count(const float *const *row, ptrdiff_t count, ptrdiff_t n, ptrdiff_t K, fixed_counts *counts)
+    void fixed_set_alike(fixed_counts *counts, ptrdiff_t K, ptrdiff_t N)
+    void fixed_set_power(float power, ptrdiff_t K, char *out)
+    void fixed_set_lines(const fixed_counts *counts, ptrdiff_t K, ptrdiff_t N, char *out)
     void fixed_count_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t K, char *out)
     bint fixed_count_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
     bint fixed_set_units(ptrdiff_t K, ptrdiff_t N, char *out)
     bint fixed_set_powers(ptrdiff_t K, char *out)
-    bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, ptrdiff_t K, char *out)
+    bint fixed_pack_columns(const float *const *row, ptrdiff_t columns, ptrdiff_t group, const float *most, ptrdiff_t K,
+                            char *out, const float *w, float *copy)
     void fixed_pack_lines(const float *const *line, ptrdiff_t k, ptrdiff_t K, ptrdiff_t N, char *out)
     double fixed_number(const char *packed, ptrdiff_t K, ptrdiff_t n, ptrdiff_t k)
     void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, bint fine,
@@ -56,55 +68,76 @@ cdef void fixed_pack(
     const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N,
     bint *forward, void *out,  # w^T, w (N, K): column n is row (n + late) mod N
     bint *backward, void *out_back,  # w: line n is row (n + late) mod N
-    float *copy, bint turned,  # w again, in panels as `pack_rows` makes them; line N - 1 - n is that row where turned
+    float *copy,  # OUT (N, K) w as it is, if `backward`
+    float *room,  # WORK (fixed_counted,)
 ) noexcept nogil:
     """w packed as whole numbers in one of two ways or both, each if the flag says so; False where it is not for here.
 
-    All of it is read twice: to count, with the copy if that isn't NULL, and to pack.
+    Mostly it is read twice: to count and to pack.
     """
-    cdef const float *row[16]
-    cdef ptrdiff_t way, n, columns, j
-    if forward[0]:
-        memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
-    for way in range(2):
-        for n in range(0, fixed_padded(N) if backward[0] else N, 16):
-            columns = min(N - n, <ptrdiff_t> 16)
-            for j in range(columns):
-                row[j] = w + (n + j + late) % N * K
-            if way == 0 and copy != NULL:
-                copy_rows(row, columns, n, turned, N, K, copy, backward[0])
-            if forward[0] and columns > 0:
-                if way == 0:
-                    fixed_count_columns(row, columns, K, <char *> out)
-                elif not fixed_pack_columns(row, columns, n // 16, K, <char *> out):
-                    forward[0] = False
-            if backward[0]:
-                if way == 1:
-                    fixed_pack_lines(row, n, N, K, <char *> out_back)
-                elif not fixed_count_lines(row, n, N, K, <char *> out_back):
-                    backward[0] = False
-        if way == 0:
-            forward[0] = forward[0] and fixed_set_powers(K, <char *> out)
-            backward[0] = backward[0] and fixed_set_units(N, K, <char *> out_back)
+    cdef const float *row[64]
+    cdef const float *most = NULL
+    cdef ptrdiff_t n, count, j
+    cdef fixed_counts counts = fixed_no_counts(room, K, N)
+    check(FIXED_K == 64, b"lines at a time")
+    for n in range(0, N, 16):
+        count = rows_from(w, late, n, 16, K, N, row)
+        fixed_count(row, count, n, K, &counts)
+    fixed_set_alike(&counts, K, N)
+    if forward[0] and counts.power_k != 0:
+        fixed_set_power(counts.power_k, K, <char *> out)
+        most = counts.most_n
+    elif forward[0]:
+        forward[0] = powers_of_columns(w, late, K, N, <char *> out)
+    if backward[0] and counts.power_n != 0:
+        fixed_set_lines(&counts, K, N, <char *> out_back)
+    elif backward[0]:
+        backward[0] = powers_of_lines(w, late, K, N, <char *> out_back)
+    backward[0] = backward[0] and fixed_set_units(N, K, <char *> out_back)
+    for n in range(0, N, 64):
+        count = rows_from(w, late, n, 64, K, N, row)
+        for j in range(0, count, 16):
+            if forward[0]:
+                forward[0] = fixed_pack_columns(row + j, min(16, count - j), (n + j) // 16,
+                                                most + n + j if most != NULL else NULL, K, <char *> out, w,
+                                                copy if backward[0] else NULL)
+        if backward[0]:
+            fixed_pack_lines(row, n, N, K, <char *> out_back)
+    if backward[0] and not forward[0]:
+        past_copy(copy, w, N * K * sizeof(float))
     past_done()
 
 
-cdef void copy_rows(
-    const float **row, ptrdiff_t count, ptrdiff_t k, bint turned, ptrdiff_t K, ptrdiff_t N, float *packed, bint past
+cdef inline ptrdiff_t rows_from(
+    const float *w, ptrdiff_t late, ptrdiff_t n, ptrdiff_t most, ptrdiff_t K, ptrdiff_t N, const float **row
 ) noexcept nogil:
-    """Rows k.. of W (K, N) to its panels, see `fixed_pack`; past the caches, if only a tape's user will read them."""
-    cdef ptrdiff_t p, first, width, j, line, L = LANES_F32
-    cdef float *panel
-    for p in range(panel_count(<float *> NULL, N)):
-        first = panel_start(<float *> NULL, N, p)
-        width = (panel_start(<float *> NULL, N, p + 1) - first) * L
-        panel = packed + first * L * K
-        for j in range(count):
-            line = K - 1 - k - j if turned else k + j
-            if past and first * L + width <= N:
-                past_copy(panel + line * width, row[j] + first * L, width * sizeof(float))
-            else:
-                pack_straight(row[j] + first * L, 0, min(N - first * L, width), 1, panel + line * width)
+    """Where rows n.. of `fixed_pack` are, and how many they are."""
+    cdef ptrdiff_t count = min(N - n, most), j
+    for j in range(count):
+        row[j] = w + (n + j + late) % N * K
+    return count
+
+
+cdef bint powers_of_columns(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, char *out) noexcept nogil:
+    """The powers of two of `fixed_pack` forward; False where w is not for here."""
+    cdef const float *row[16]
+    cdef ptrdiff_t n, count
+    memset(out, 0, 3 * fixed_padded(K) * sizeof(float))
+    for n in range(0, N, 16):
+        count = rows_from(w, late, n, 16, K, N, row)
+        fixed_count_columns(row, count, K, out)
+    return fixed_set_powers(K, out)
+
+
+cdef bint powers_of_lines(const float *w, ptrdiff_t late, ptrdiff_t K, ptrdiff_t N, char *out) noexcept nogil:
+    """The powers of two of `fixed_pack` backward; False where w is not for here."""
+    cdef const float *row[16]
+    cdef ptrdiff_t n
+    for n in range(0, fixed_padded(N), 16):
+        rows_from(w, late, n, 16, K, N, row)
+        if not fixed_count_lines(row, n, N, K, out):
+            return False
+    return True
 
 
 cdef inline ptrdiff_t fixed_room(ptrdiff_t K, ptrdiff_t rows) noexcept nogil:

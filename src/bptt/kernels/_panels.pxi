@@ -42,6 +42,7 @@ cdef class Panels:
     cdef ptrdiff_t N_ih
     cdef ptrdiff_t N_hh
     cdef ptrdiff_t from_hh
+    cdef void *counts     # WORK of `fixed_pack`
     cdef void *hh
     cdef void *ih         # NULL where W_ih is not packed yet but lies at given_ih
     cdef const void *given_ih
@@ -54,11 +55,12 @@ cdef class Panels:
     cdef void *gain_hh  # N_hh
     cdef void *ph       # 3 H, or NULL
     cdef void *back_hh
-    cdef void *back_ih  # see order_ih; for tokens W_ih, in the order of the columns, as it is
+    cdef void *back_ih  # see order_ih; for tokens W_ih, in the order of the columns, as it is; both are the parameters
+                        # as they are where what the backward pass multiplies by is packed as whole numbers:
     cdef void *back_hn
     cdef void *back_hr
     cdef void *biases  # b_ih, b_hh as they are
-    cdef void *digits_back_hh  # back_hh and back_ih again, where they are packed as whole numbers
+    cdef void *digits_back_hh  # that
     cdef void *digits_back_ih
 
     cdef int set(self, str cell, weights, bint tokens, bint keep, ptrdiff_t rows) except -1:
@@ -160,7 +162,7 @@ cdef class Panels:
         cdef ptrdiff_t hn = packed_size(kind, H, H) if self.cell == GRU_BEFORE else 0
         cdef ptrdiff_t hr = packed_size(kind, H, R) if self.projected else 0
         cdef ptrdiff_t small = (2 * N if self.normal else 0) + (3 * H if self.has_ph else 0)
-        cdef ptrdiff_t j, v
+        cdef ptrdiff_t j, v, size, counts = 0
         cdef const real *weight_ih = <const real *> at[0]
         cdef const real *weight_hh = <const real *> at[1]
         cdef real *b
@@ -168,7 +170,11 @@ cdef class Panels:
             hh = max(hh, ceil_div(fixed_size(R, self.N_hh), LINE) * LINE // sizeof(real))
         if self.fixed_ih:
             ih = max(ih, ceil_div(fixed_size(I, N), LINE) * LINE // sizeof(real))
-        self.forward = take_memory((Np + padded(kind, H) + hh + ih + hn + hr + small) * sizeof(real))
+        if amx_used:
+            counts = fixed_counted(max(R, 0 if self.tokens else I), N)
+        size = Np + padded(kind, H) + hh + ih + hn + hr + small
+        self.forward = take_memory((size + counts) * sizeof(real))
+        self.counts = self.forward.aligned + size * sizeof(real)
         b = <real *> self.forward.aligned
         self.bias, self.bias_q = b, b + Np
         self.hh = <real *> self.bias_q + padded(kind, H)
@@ -220,13 +226,14 @@ cdef class Panels:
         if self.fixed_ih or self.fixed_back_ih:
             if real is float:
                 fixed_pack(weight_ih, self.late, I, N, &self.fixed_ih, self.ih, &self.fixed_back_ih,
-                           self.digits_back_ih, <float *> self.back_ih if keep else NULL, self.cell >= GRU)
-        elif keep and self.cell >= GRU:
-            # the columns n r z from the last to the first
-            pack_rows(weight_ih + (2 * H - 1) * I, -I, 0, 2 * H, N, I, <real *> self.back_ih)
-            pack_rows(weight_ih + (N - 1) * I, -I, 2 * H, N, N, I, <real *> self.back_ih)
-        elif keep:
-            pack(weight_ih, I, False, N, I, <real *> self.back_ih)
+                           self.digits_back_ih, <float *> self.back_ih, <float *> self.counts)
+        if keep and not self.fixed_back_ih:
+            if self.cell >= GRU:
+                # the columns n r z from the last to the first
+                pack_rows(weight_ih + (2 * H - 1) * I, -I, 0, 2 * H, N, I, <real *> self.back_ih)
+                pack_rows(weight_ih + (N - 1) * I, -I, 2 * H, N, N, I, <real *> self.back_ih)
+            else:
+                pack(weight_ih, I, False, N, I, <real *> self.back_ih)
         if self.ih != NULL and not self.fixed_ih:
             pack_transposed(weight_ih, I, self.late, I, N, <real *> self.ih)
 
@@ -234,8 +241,8 @@ cdef class Panels:
         if self.fixed_hh or self.fixed_back_hh:
             if real is float:
                 fixed_pack(weight_hh, 0, self.R, self.N_hh, &self.fixed_hh, self.hh, &self.fixed_back_hh,
-                           self.digits_back_hh, <float *> self.back_hh if keep else NULL, False)
-        elif keep:
+                           self.digits_back_hh, <float *> self.back_hh, <float *> self.counts)
+        if keep and not self.fixed_back_hh:
             pack(weight_hh, self.R, False, self.N_hh, self.R, <real *> self.back_hh)
         if not self.fixed_hh:
             pack(weight_hh, self.R, True, self.R, self.N_hh, <real *> self.hh)
@@ -295,18 +302,24 @@ cdef class Panels:
             self.ph = small
         self.forward = self.given = None
         self.hh = self.ih = self.hn = self.hr = self.bias = self.bias_q = NULL
-        self.given_ih = NULL
+        self.given_ih = self.counts = NULL
 
     cdef int unpacked(self, real *kind, void **at) except -1:
         """OUT the weights as they were given, in the order of `Weights`."""
         cdef ptrdiff_t I = self.I, H = self.H, N = self.N_ih
-        cdef Memory ordered = take_memory(N * I * sizeof(real))
-        unpack(<const real *> self.back_hh, self.N_hh, self.R, <real *> at[1], self.R)
+        cdef Memory ordered
+        if self.fixed_back_hh:
+            memcpy(at[1], self.back_hh, self.N_hh * self.R * sizeof(real))
+        else:
+            unpack(<const real *> self.back_hh, self.N_hh, self.R, <real *> at[1], self.R)
         if self.cell == GRU_BEFORE:
             unpack(<const real *> self.back_hn, H, H, <real *> at[1] + 2 * H * H, H)
         if self.tokens:
             self.parameters(<const real *> self.back_ih, I, <real *> at[0])
+        elif self.fixed_back_ih:
+            memcpy(at[0], self.back_ih, N * I * sizeof(real))
         else:
+            ordered = take_memory(N * I * sizeof(real))
             unpack(<const real *> self.back_ih, N, I, <real *> ordered.aligned + self.first_ih() * I,
                    self.order_ih() * I)
             self.parameters(<const real *> ordered.aligned, I, <real *> at[0])
