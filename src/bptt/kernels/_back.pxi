@@ -8,7 +8,7 @@ cdef ptrdiff_t back_room(Panels w, ptrdiff_t rows) noexcept nogil:
 
 
 cdef void bare_back_step(
-    Panels w, ptrdiff_t rows, bint backwards,
+    Panels w, bint fine, ptrdiff_t rows, bint backwards,
     const real *dy,  # IN (rows, R) or NULL
     const real *h,   # IN (rows, R): h_t
     real *da,        # OUT (rows, R)
@@ -20,7 +20,7 @@ cdef void bare_back_step(
     # da_t = (dy_t + carry) f'(a_t)
     cell_backward(w.cell, da, carry, dy, h, rows * R)
     # dh_{t-1} = da_t W_hh
-    step_product(w.fixed_back_hh, True, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
+    step_product(w.fixed_back_hh, fine, chains_for(<real *> NULL, R, R), da, R, rows, w.step_back_hh(), R, R, carry, R,
                  TILE_SET, <const real *> NULL, backwards, room)
 
 
@@ -188,10 +188,10 @@ cdef void back_step(
     if w.normal:
         rec, ld = <const real *> job.d_hh + at_chunk * N, N
     if mask == NULL and w.cell != GRU_BEFORE:
-        step_product(w.fixed_back_hh, True, chains, rec, ld, rows, w.step_back_hh(), N, R, carry, R,
+        step_product(w.fixed_back_hh, not job.coarse, chains, rec, ld, rows, w.step_back_hh(), N, R, carry, R,
                      TILE_ADD if adds else TILE_SET, <const real *> NULL, s & 1, digits)
     else:
-        step_product(w.fixed_back_hh, True, chains, rec, ld, rows, w.step_back_hh(), N, R, ds, R,
+        step_product(w.fixed_back_hh, not job.coarse, chains, rec, ld, rows, w.step_back_hh(), N, R, ds, R,
                      TILE_ADD if w.cell == GRU_BEFORE else TILE_SET, <const real *> NULL, s & 1, digits)
         for r in range(rows):
             if mask != NULL:
@@ -260,7 +260,7 @@ cdef void bptt_rows(
         if job.interrupted(worker, 2.0 * n * w.N_hh * R):
             return
         if simple:
-            bare_back_step(w, n, s & 1, row_of(job.dy, s * course.B + first, R, kind),
+            bare_back_step(w, not job.coarse, n, s & 1, row_of(job.dy, s * course.B + first, R, kind),
                            <const real *> job.y + (s * course.B + first) * R,
                            <real *> job.da + (chunk_at + (s - start) * course.B + first) * R, carry, room)
             continue

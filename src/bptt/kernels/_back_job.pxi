@@ -32,6 +32,7 @@ cdef class BpttJob(Job):
     cdef size_t scratch_each
     cdef size_t scratch_right   # where in it a worker's split operands are
     cdef bint input_fixed       # dx in whole numbers
+    cdef bint coarse            # that and dL/dh without their lowest digits, see _digits.h
     cdef bint sum_fixed         # weight gradients too, which is why da is split as it is transposed
     cdef char *left_ih          # WORK d_ih transposed, see _split.h
     cdef char *left_hh          # WORK d_hh transposed

@@ -171,8 +171,8 @@ cdef void gradient_item(
             to = <real *> job.dxs + first * I if job.dxs != NULL else <real *> job.dx + (start * B + first) * I
             if job.input_fixed:
                 if real is float:
-                    fixed_product(d_ih + first * ld_ih, ld_ih, last - first, 1, 0, w.digits_back_ih, w.N_ih, I, True,
-                                  to, I, 0, TILE_SET, <const real *> NULL, False, right)
+                    fixed_product(d_ih + first * ld_ih, ld_ih, last - first, 1, 0, w.digits_back_ih, w.N_ih, I,
+                                  not job.coarse, to, I, 0, TILE_SET, <const real *> NULL, False, right)
             elif last - first > ROWS_TOGETHER:
                 deep_product(d_ih + first * ld_ih + w.first_ih(), ld_ih, w.order_ih(), last - first,
                              <const real *> w.back_ih, w.N_ih, I, to, I)

@@ -215,6 +215,8 @@ cdef int plan_fixed(BpttJob job, Panels w, bint input_grad) except -1:
     if not amx_used or w.double or job.capacity == 0:
         return 0
     job.input_fixed = input_grad and w.fixed_back_ih
+    # of a bounded cell da is of one size
+    job.coarse = (w.cell == TANH or w.cell == SIGMOID) and not w.normal
     # the gates of a GRU begin where a tile does, or it is not worth the trouble
     job.sum_fixed = (job.capacity >= amx_from_rows and (w.H % AMX_ROWS == 0 or w.cell < GRU)
                      and max(w.N_hh * w.R, 0 if w.tokens else w.N_ih * w.I) >= amx_from)
