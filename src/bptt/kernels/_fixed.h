@@ -12,13 +12,14 @@
 #define FIXED_AHEAD (1 << 20) /* bytes of a matrix of which the next columns are fetched while these are used */
 
 #if AMX_BUILT
-/* The sums' product with the units: base + (high + 2^-8 (middle + 2^-8 (low + 2^-8 lowest))) units; lowest if fine. */
+/* The sums' product with the units: base + (high + 2^-8 (middle + 2^-8 (low + 2^-8 lowest))) units; lowest if fine.  They
+ * have begun with what is less for the 128 that A's digits are larger. */
 LANES_INLINE void fixed_put_vector(int fine, const __m512i sums[FIXED_SUMS], const fixed_columns *columns,
                                    const fixed_rows *rows, ptrdiff_t i, __m512 base, float *c, __mmask16 part)
 {
     __m512 v = _mm512_setzero_ps();
     for (int n = FIXED_SUMS - 1 - !fine; n >= 0; --n) {
-        __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[n], _mm512_loadu_si512(columns->less[n])));
+        __m512 sum = _mm512_cvtepi32_ps(sums[n]);
         v = n == FIXED_SUMS - 1 - !fine ? sum : _mm512_fmadd_ps(v, _mm512_set1_ps(1 / 256.0f), sum);
     }
     v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_loadu_ps(columns->unit)), _mm512_set1_ps(rows->scale[i]));
@@ -38,8 +39,12 @@ FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows
     const uint8_t *a = rows->digits + i * rows->each, *tile = w + sizeof(fixed_columns);
     __m512i high[2], middle[2][2], low[2][3], lowest[2][2];
     for (int g = 0; g < groups; ++g) {
-        high[g] = middle[g][0] = middle[g][1] = _mm512_setzero_si512();
-        low[g][0] = low[g][1] = low[g][2] = lowest[g][0] = lowest[g][1] = _mm512_setzero_si512();
+        const fixed_columns *columns = (const fixed_columns *)(w + g * apart);
+        high[g] = _mm512_loadu_si512(columns->less[0]);
+        middle[g][0] = _mm512_loadu_si512(columns->less[1]);
+        low[g][0] = _mm512_loadu_si512(columns->less[2]);
+        lowest[g][0] = _mm512_loadu_si512(columns->less[3]);
+        middle[g][1] = low[g][1] = low[g][2] = lowest[g][1] = _mm512_setzero_si512();
     }
     TILE_UNROLL_4 for (ptrdiff_t k = 0; k < K; k += 4, tile += FIXED_FOUR) {
         int32_t four[FIXED_DIGITS];
@@ -100,6 +105,7 @@ LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const 
 #define FIXED_DOT(C, A, W) __asm__ volatile("tdpbusd %%tmm" #W ", %%tmm" #A ", %%tmm" #C ::: "memory")
 #define FIXED_LEFT(T, d) AMX_LOAD(T, a + (d) * Kp + k, each)
 #define FIXED_RIGHT(T, d) AMX_LOAD(T, w + (d) * FIXED_LINE, FIXED_FOUR)
+#define FIXED_BEGIN(T, n) AMX_LOAD(T, less[n], 0) /* in all rows */
 #define FIXED_FETCH(d)                                                                                 \
     for (int q = 0; ahead && q < FIXED_BLOCK / 3; q += 64)                                             \
         __builtin_prefetch(ahead + (d) * (FIXED_BLOCK / 3) + q, 0, 2);
@@ -132,16 +138,17 @@ LANES_INLINE void fixed_put(int fine, fixed_sum *sum, int count)
     }
 }
 
-/* The three sums of 16 rows and 16 columns.  ahead: what comes after w, or NULL; before: other sums, which go where they
- * belong meanwhile.
+/* The three sums of 16 rows and 16 columns, which begin with `less`.  ahead: what comes after w, or NULL; before: other
+ * sums, which go where they belong meanwhile.
  *
  * The order is such that of the next three sums, which the unit begins as soon as one of these is stored, none waits
  * for its place, and no tile is read twice: where somebody else uses the unit too, reading takes as long as multiplying. */
 static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_coarse(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
-                                                                         const uint8_t *w, int32_t *sums,
-                                                                         const uint8_t *ahead, fixed_sum *before)
+                                                                         const uint8_t *w, const int32_t (*less)[16],
+                                                                         int32_t *sums, const uint8_t *ahead,
+                                                                         fixed_sum *before)
 {
-    AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2);
+    FIXED_BEGIN(0, 0); FIXED_BEGIN(1, 1); FIXED_BEGIN(2, 2);
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
         FIXED_RIGHT(7, 2);
         FIXED_LEFT(6, 2); FIXED_DOT(0, 6, 7);
@@ -163,10 +170,11 @@ static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_coarse(const u
 
 /* The four sums, if fine. */
 static LANES_UNUSED __attribute__((noinline)) void fixed_multiply_fine(const uint8_t *a, ptrdiff_t each, ptrdiff_t Kp,
-                                                                       const uint8_t *w, int32_t *sums,
-                                                                       const uint8_t *ahead, fixed_sum *before)
+                                                                       const uint8_t *w, const int32_t (*less)[16],
+                                                                       int32_t *sums, const uint8_t *ahead,
+                                                                       fixed_sum *before)
 {
-    AMX_ZERO(0); AMX_ZERO(1); AMX_ZERO(2); AMX_ZERO(3);
+    FIXED_BEGIN(0, 0); FIXED_BEGIN(1, 1); FIXED_BEGIN(2, 2); FIXED_BEGIN(3, 3);
     for (ptrdiff_t k = 0; k < Kp; k += FIXED_K, w += FIXED_BLOCK) {
         FIXED_RIGHT(7, 2);
         FIXED_LEFT(6, 2); FIXED_DOT(0, 6, 7);
@@ -202,6 +210,7 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     for (ptrdiff_t s = 0; s < steps; ++s) {
         const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
         const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);
+        const fixed_columns *columns = (const fixed_columns *)at;
         const uint8_t *ahead = fetch && s + 1 < steps ? tile + (backwards ? -step : step) * apart : NULL;
         if (rows->count == 1) {
             fixed_row(groups - g > 1 ? 2 : 1, fine, rows, at, K, n, N, bias, add);
@@ -211,9 +220,9 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
             const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
             for (ptrdiff_t r = i; r < last; ++r)
                 __builtin_prefetch(rows->c[r] + n, 1, 2);
-            (fine ? fixed_multiply_fine : fixed_multiply_coarse)(rows->digits + i * each, each, Kp, tile, sums[odd], ahead,
-                                                                 &sum);
-            sum = (fixed_sum){rows, (const fixed_columns *)at, sums[odd], bias ? bias + n : NULL, i,
+            (fine ? fixed_multiply_fine : fixed_multiply_coarse)(rows->digits + i * each, each, Kp, tile, columns->less,
+                                                                 sums[odd], ahead, &sum);
+            sum = (fixed_sum){rows, columns, sums[odd], bias ? bias + n : NULL, i,
                               last, n, add, amx_mask(N - n)};
         }
     }
