@@ -43,20 +43,31 @@ typedef struct {
     __mmask16 part;              /* the columns */
 } amx_sum;
 
+/* What all rows share is loaded once: tiles leave a third of what can be loaded, and what is loaded beyond that the unit
+ * waits for. */
 LANES_INLINE void amx_put(amx_sum *sum, int count)
 {
+    const int left = sum->count - sum->next, some = left < count ? left : count;
     const __m512 lower = _mm512_set1_ps(1 / 256.0f);
-    for (; count > 0 && sum->next < sum->count; --count, ++sum->next) {
-        const int32_t *from = sum->from + sum->next * AMX_ROWS;
-        float *to = sum->to + sum->next * sum->ldc;
+    if (some <= 0)
+        return;
+    const int32_t *from = sum->from + sum->next * AMX_ROWS;
+    const float *row = sum->rows + sum->next;
+    const ptrdiff_t ldc = sum->ldc;
+    const int add = sum->add;
+    const __mmask16 part = sum->part;
+    const __m512 columns = _mm512_load_ps(sum->columns);
+    float *to = sum->to + sum->next * ldc;
+    for (int r = 0; r < some; ++r, from += AMX_ROWS, to += ldc) {
         __m512 v = _mm512_cvtepi32_ps(_mm512_load_si512(from + 3 * AMX_BLOCK));
         for (int d = 2; d >= 0; --d)
             v = _mm512_fmadd_ps(v, lower, _mm512_cvtepi32_ps(_mm512_load_si512(from + d * AMX_BLOCK)));
-        v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(sum->rows[sum->next])), _mm512_load_ps(sum->columns));
-        if (sum->add)
-            v = _mm512_add_ps(_mm512_maskz_loadu_ps(sum->part, to), v);
-        _mm512_mask_storeu_ps(to, sum->part, v);
+        v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(row[r])), columns);
+        if (add)
+            v = _mm512_add_ps(_mm512_maskz_loadu_ps(part, to), v);
+        _mm512_mask_storeu_ps(to, part, v);
     }
+    sum->next += some;
 }
 
 #define AMX_DOT(C, A) __asm__ volatile("tdpbssd %%tmm7, %%tmm" #A ", %%tmm" #C ::: "memory")

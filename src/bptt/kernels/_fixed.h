@@ -14,16 +14,16 @@
 #if AMX_BUILT
 /* The sums' product with the units: base + (high + 2^-8 (middle + 2^-8 (low + 2^-8 lowest))) units; lowest if fine.  They
  * have begun with what is less for the 128 that A's digits are larger. */
-LANES_INLINE void fixed_put_vector(int fine, const __m512i sums[FIXED_SUMS], const fixed_columns *columns,
-                                   const fixed_rows *rows, ptrdiff_t i, __m512 base, float *c, __mmask16 part)
+LANES_INLINE __m512 fixed_times_units(int fine, const __m512i sums[FIXED_SUMS], __m512 unit, float scale, float row_unit,
+                                      __m512 base)
 {
     __m512 v = _mm512_setzero_ps();
     for (int n = FIXED_SUMS - 1 - !fine; n >= 0; --n) {
         __m512 sum = _mm512_cvtepi32_ps(sums[n]);
         v = n == FIXED_SUMS - 1 - !fine ? sum : _mm512_fmadd_ps(v, _mm512_set1_ps(1 / 256.0f), sum);
     }
-    v = _mm512_mul_ps(_mm512_mul_ps(v, _mm512_loadu_ps(columns->unit)), _mm512_set1_ps(rows->scale[i]));
-    _mm512_mask_storeu_ps(c, part, _mm512_fmadd_ps(v, _mm512_set1_ps(rows->unit[i]), base));
+    v = _mm512_mul_ps(_mm512_mul_ps(v, unit), _mm512_set1_ps(scale));
+    return _mm512_fmadd_ps(v, _mm512_set1_ps(row_unit), base);
 }
 
 LANES_INLINE __m512 fixed_base(const float *c, const float *bias, int add, __mmask16 part)
@@ -77,8 +77,9 @@ FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows
         sums[1] = _mm512_add_epi32(middle[g][0], middle[g][1]);
         sums[2] = _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]);
         sums[3] = _mm512_add_epi32(lowest[g][0], lowest[g][1]);
-        fixed_put_vector(fine, sums, (const fixed_columns *)(w + g * apart), rows, i,
-                         fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part), c, part);
+        __m512 base = fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part);
+        __m512 unit = _mm512_loadu_ps(((const fixed_columns *)(w + g * apart))->unit);
+        _mm512_mask_storeu_ps(c, part, fixed_times_units(fine, sums, unit, rows->scale[i], rows->unit[i], base));
     }
 }
 
@@ -118,24 +119,46 @@ typedef struct {
     const int32_t *from;
     const float *bias;
     ptrdiff_t next, last, n;
-    int add;
+    int add, plain; /* plain: all rows' scales are 1, and none is a rest */
     __mmask16 part;
 } fixed_sum;
 
 #define FIXED_PUTS 6 /* rows for each 64 k, but the first: what the unit has made last is not in memory yet */
 
+/* All but the sums and C is loaded once: tiles leave half of what can be loaded, and what is loaded beyond that the unit
+ * waits for. */
+LANES_INLINE void fixed_put_rows(int fine, int plain, const fixed_sum *sum, ptrdiff_t last)
+{
+    const fixed_rows *rows = sum->rows;
+    const int32_t *from = sum->from;
+    const ptrdiff_t n = sum->n;
+    const int add = sum->add;
+    const __mmask16 part = sum->part;
+    const __m512 unit = _mm512_loadu_ps(sum->columns->unit);
+    const __m512 bias = sum->bias ? _mm512_loadu_ps(sum->bias) : _mm512_setzero_ps();
+    for (ptrdiff_t i = sum->next; i < last; ++i, from += 16) {
+        float *c = rows->c[i] + n;
+        __m512i sums[FIXED_SUMS];
+        __m512 base = bias;
+        for (int k = 0; k < FIXED_SUMS - !fine; ++k)
+            sums[k] = _mm512_load_si512(from + 256 * k);
+        if (add || (!plain && rows->rest[i]))
+            base = _mm512_maskz_loadu_ps(part, c);
+        _mm512_mask_storeu_ps(c, part, fixed_times_units(fine, sums, unit, plain ? 1 : rows->scale[i], rows->unit[i], base));
+    }
+}
+
 LANES_INLINE void fixed_put(int fine, fixed_sum *sum, int count)
 {
-    for (; count > 0 && sum->next < sum->last; --count, ++sum->next, sum->from += 16) {
-        const fixed_rows *rows = sum->rows;
-        const ptrdiff_t i = sum->next;
-        float *c = rows->c[i] + sum->n;
-        __m512i sums[FIXED_SUMS];
-        for (int k = 0; k < FIXED_SUMS - !fine; ++k)
-            sums[k] = _mm512_load_si512(sum->from + 256 * k);
-        fixed_put_vector(fine, sums, sum->columns, rows, i,
-                         fixed_base(c, sum->bias, sum->add || rows->rest[i], sum->part), c, sum->part);
-    }
+    const ptrdiff_t left = sum->last - sum->next, some = left < count ? left : count;
+    if (some <= 0)
+        return;
+    if (sum->plain)
+        fixed_put_rows(fine, 1, sum, sum->next + some);
+    else
+        fixed_put_rows(fine, 0, sum, sum->next + some);
+    sum->next += some;
+    sum->from += 16 * some;
 }
 
 /* The three sums of 16 rows and 16 columns, which begin with `less`.  ahead: what comes after w, or NULL; before: other
@@ -204,7 +227,9 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     const int fetch = groups * apart >= FIXED_AHEAD;
     int32_t sums[2][FIXED_SUMS * 256] __attribute__((aligned(64)));
     fixed_sum sum = {0}; /* none yet */
-    int odd = 0;
+    int odd = 0, plain = 1;
+    for (ptrdiff_t i = 0; i < rows->count; ++i)
+        plain &= rows->scale[i] == 1 && !rows->rest[i];
     if (rows->count > 1)
         amx_begin(rows->count, fine);
     for (ptrdiff_t s = 0; s < steps; ++s) {
@@ -223,7 +248,7 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
             (fine ? fixed_multiply_fine : fixed_multiply_coarse)(rows->digits + i * each, each, Kp, tile, columns->less,
                                                                  sums[odd], ahead, &sum);
             sum = (fixed_sum){rows, columns, sums[odd], bias ? bias + n : NULL, i,
-                              last, n, add, amx_mask(N - n)};
+                              last, n, add, plain, amx_mask(N - n)};
         }
     }
     if (rows->count > 1) {
