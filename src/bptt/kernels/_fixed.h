@@ -144,7 +144,8 @@ LANES_INLINE void fixed_put_rows(int fine, int plain, const fixed_sum *sum, ptrd
             sums[k] = _mm512_load_si512(from + 256 * k);
         if (add || (!plain && rows->rest[i]))
             base = _mm512_maskz_loadu_ps(part, c);
-        _mm512_mask_storeu_ps(c, part, fixed_times_units(fine, sums, unit, plain ? 1 : rows->scale[i], rows->unit[i], base));
+        base = fixed_times_units(fine, sums, unit, plain ? 1 : rows->scale[i], rows->unit[i], base);
+        _mm512_mask_storeu_ps(c, part, base);
     }
 }
 
