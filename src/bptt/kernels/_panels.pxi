@@ -54,13 +54,13 @@ cdef class Panels:
     cdef void *gain_ih  # N_ih, in the order of the columns; as all below in either memory
     cdef void *gain_hh  # N_hh
     cdef void *ph       # 3 H, or NULL
+    # Both are the parameters as they are where what the backward pass multiplies by is packed as whole numbers.
     cdef void *back_hh
-    cdef void *back_ih  # see order_ih; for tokens W_ih, in the order of the columns, as it is; both are the parameters
-                        # as they are where what the backward pass multiplies by is packed as whole numbers:
+    cdef void *back_ih  # see order_ih; for tokens W_ih, in the order of the columns, as it is
     cdef void *back_hn
     cdef void *back_hr
     cdef void *biases  # b_ih, b_hh as they are
-    cdef void *digits_back_hh  # that
+    cdef void *digits_back_hh  # those
     cdef void *digits_back_ih
 
     cdef int set(self, str cell, weights, bint tokens, bint keep, ptrdiff_t rows) except -1:
