@@ -43,8 +43,8 @@ typedef struct {
     __mmask16 part;              /* the columns */
 } amx_sum;
 
-/* What all rows share is loaded once: tiles leave a third of what can be loaded, and what is loaded beyond that the unit
- * waits for. */
+/* What all rows share is loaded once: tiles take more than a third of what can be loaded, and what is loaded beyond the
+ * rest the unit waits for. */
 LANES_INLINE void amx_put(amx_sum *sum, int count)
 {
     const int left = sum->count - sum->next, some = left < count ? left : count;

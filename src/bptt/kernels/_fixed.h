@@ -229,10 +229,11 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     int32_t sums[2][FIXED_SUMS * 256] __attribute__((aligned(64)));
     fixed_sum sum = {0}; /* none yet */
     int odd = 0, plain = 1;
-    for (ptrdiff_t i = 0; i < rows->count; ++i)
-        plain &= rows->scale[i] == 1 && !rows->rest[i];
-    if (rows->count > 1)
+    if (rows->count > 1) {
+        for (ptrdiff_t i = 0; i < rows->count; ++i)
+            plain &= rows->scale[i] == 1 && !rows->rest[i];
         amx_begin(rows->count, fine);
+    }
     for (ptrdiff_t s = 0; s < steps; ++s) {
         const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
         const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);
