@@ -225,6 +225,8 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16, each = rows->each;
     const ptrdiff_t step = rows->count > 1 ? 1 : 2, steps = (groups + step - 1) / step;
     const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
+    /* as few tiles as can be, all alike: the unit takes as many cycles as they have rows (24 rows of 256: 3% less) */
+    const ptrdiff_t tiles = (rows->count + AMX_ROWS - 1) / AMX_ROWS, high = (rows->count + tiles - 1) / tiles;
     const int fetch = groups * apart >= FIXED_AHEAD;
     int32_t sums[2][FIXED_SUMS * 256] __attribute__((aligned(64)));
     fixed_sum sum = {0}; /* none yet */
@@ -232,7 +234,7 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     if (rows->count > 1) {
         for (ptrdiff_t i = 0; i < rows->count; ++i)
             plain &= rows->scale[i] == 1 && !rows->rest[i];
-        amx_begin(rows->count, fine);
+        amx_begin(high, fine);
     }
     for (ptrdiff_t s = 0; s < steps; ++s) {
         const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
@@ -243,8 +245,8 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
             fixed_row(groups - g > 1 ? 2 : 1, fine, rows, at, K, n, N, bias, add);
             continue;
         }
-        for (ptrdiff_t i = 0; i < rows->count; i += 16, ahead = NULL, odd = !odd) {
-            const ptrdiff_t last = rows->count - i < 16 ? rows->count : i + 16;
+        for (ptrdiff_t i = 0; i < rows->count; i += high, ahead = NULL, odd = !odd) {
+            const ptrdiff_t last = rows->count - i < high ? rows->count : i + high;
             for (ptrdiff_t r = i; r < last; ++r)
                 __builtin_prefetch(rows->c[r] + n, 1, 2);
             (fine ? fixed_multiply_fine : fixed_multiply_coarse)(rows->digits + i * each, each, Kp, tile, columns->less,

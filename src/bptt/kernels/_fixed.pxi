@@ -48,8 +48,8 @@ cdef enum:
     FIXED_BACK_FROM = 16_000
     FIXED_INPUT_FROM = 65_000  # of W_ih, for dx: there 32 rows gain less from a smaller one, and a row loses more
 
-    # All tiles of a product are as high as its highest: 17 rows as 16 and one take three quarters of the time, if
-    # reading the matrix again is little work.
+    # All tiles of a product are as high as its highest: 17 rows as 16 and one take nine tenths of the time that 9 and 9
+    # take, if reading the matrix again is little work.
     FIXED_TAIL = 4
     FIXED_TAIL_TO = 500_000
 
