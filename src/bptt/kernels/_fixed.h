@@ -31,14 +31,18 @@ LANES_INLINE __m512 fixed_base(const float *c, const float *bias, int add, __mma
     return add ? _mm512_maskz_loadu_ps(part, c) : bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps();
 }
 
-/* Of one row and 16 or 32 columns. */
-FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows, ptrdiff_t i, const uint8_t *w,
-                                    ptrdiff_t K, ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
+#define FIXED_GROUPS 4 /* of 16 columns that a row alone is multiplied by at once */
+
+/* Of one row and so many groups of columns.  Few groups have sums of their own for each pair of digits: a product takes
+ * five cycles, and two of them begin in each. */
+FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows, const uint8_t *w, ptrdiff_t K,
+                                    ptrdiff_t n, ptrdiff_t N, const float *bias, int add)
 {
     const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K);
-    const uint8_t *a = rows->digits + i * rows->each, *tile = w + sizeof(fixed_columns);
-    __m512i high[2], middle[2][2], low[2][3], lowest[2][2];
-    for (int g = 0; g < groups; ++g) {
+    const int own = groups < 3;
+    const uint8_t *a = rows->digits, *tile = w + sizeof(fixed_columns);
+    __m512i high[FIXED_GROUPS], middle[FIXED_GROUPS][2], low[FIXED_GROUPS][3], lowest[FIXED_GROUPS][2];
+    TILE_UNROLL for (int g = 0; g < groups; ++g) {
         const fixed_columns *columns = (const fixed_columns *)(w + g * apart);
         high[g] = _mm512_loadu_si512(columns->less[0]);
         middle[g][0] = _mm512_loadu_si512(columns->less[1]);
@@ -59,48 +63,60 @@ FIXED_INLINE void fixed_row_columns(int groups, int fine, const fixed_rows *rows
             __m512i high_w = _mm512_loadu_si512(p + 2 * FIXED_LINE);
             if (fine) {
                 lowest[g][0] = _mm512_dpbusd_epi32(lowest[g][0], x[1], low_w);
-                lowest[g][1] = _mm512_dpbusd_epi32(lowest[g][1], x[0], middle_w);
+                lowest[g][own] = _mm512_dpbusd_epi32(lowest[g][own], x[0], middle_w);
             }
             low[g][0] = _mm512_dpbusd_epi32(low[g][0], x[2], low_w);
             low[g][1] = _mm512_dpbusd_epi32(low[g][1], x[1], middle_w);
-            low[g][2] = _mm512_dpbusd_epi32(low[g][2], x[0], high_w);
             middle[g][0] = _mm512_dpbusd_epi32(middle[g][0], x[2], middle_w);
-            middle[g][1] = _mm512_dpbusd_epi32(middle[g][1], x[1], high_w);
             high[g] = _mm512_dpbusd_epi32(high[g], x[2], high_w);
+            low[g][2 * own] = _mm512_dpbusd_epi32(low[g][2 * own], x[0], high_w);
+            middle[g][own] = _mm512_dpbusd_epi32(middle[g][own], x[1], high_w);
         }
     }
     TILE_UNROLL for (int g = 0; g < groups; ++g) {
-        float *c = rows->c[i] + n + 16 * g;
+        float *c = rows->c[0] + n + 16 * g;
         __mmask16 part = amx_mask(N - n - 16 * g);
         __m512i sums[FIXED_SUMS];
         sums[0] = high[g];
         sums[1] = _mm512_add_epi32(middle[g][0], middle[g][1]);
         sums[2] = _mm512_add_epi32(_mm512_add_epi32(low[g][0], low[g][1]), low[g][2]);
         sums[3] = _mm512_add_epi32(lowest[g][0], lowest[g][1]);
-        __m512 base = fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[i], part);
+        __m512 base = fixed_base(c, bias ? bias + n + 16 * g : NULL, add || rows->rest[0], part);
         __m512 unit = _mm512_loadu_ps(((const fixed_columns *)(w + g * apart))->unit);
-        _mm512_mask_storeu_ps(c, part, fixed_times_units(fine, sums, unit, rows->scale[i], rows->unit[i], base));
+        _mm512_mask_storeu_ps(c, part, fixed_times_units(fine, sums, unit, rows->scale[0], rows->unit[0], base));
     }
 }
 
+typedef void fixed_row_function(const fixed_rows *rows, const uint8_t *w, ptrdiff_t K, ptrdiff_t n, ptrdiff_t N,
+                                const float *bias, int add);
+
 #define FIXED_DEFINE_ROW(GROUPS, FINE)                                                                 \
-    FIXED_FUNCTION void fixed_row_##GROUPS##FINE(const fixed_rows *rows, ptrdiff_t i, const uint8_t *w, ptrdiff_t K, \
+    FIXED_FUNCTION void fixed_row_##GROUPS##FINE(const fixed_rows *rows, const uint8_t *w, ptrdiff_t K, \
                                                  ptrdiff_t n, ptrdiff_t N, const float *bias, int add) \
     {                                                                                                  \
-        fixed_row_columns(GROUPS, FINE, rows, i, w, K, n, N, bias, add);                               \
+        fixed_row_columns(GROUPS, FINE, rows, w, K, n, N, bias, add);                                  \
     }
 FIXED_DEFINE_ROW(1, 0)
 FIXED_DEFINE_ROW(2, 0)
+FIXED_DEFINE_ROW(3, 0)
+FIXED_DEFINE_ROW(4, 0)
 FIXED_DEFINE_ROW(1, 1)
 FIXED_DEFINE_ROW(2, 1)
+FIXED_DEFINE_ROW(3, 1)
+FIXED_DEFINE_ROW(4, 1)
 
-LANES_INLINE void fixed_row(int groups, int fine, const fixed_rows *rows, const uint8_t *w, ptrdiff_t K, ptrdiff_t n,
-                            ptrdiff_t N, const float *bias, int add)
+/* `fixed_multiply` of one row. */
+LANES_INLINE void fixed_row(const fixed_rows *rows, const uint8_t *w, ptrdiff_t K, ptrdiff_t N, int fine,
+                            const float *bias, int add, int backwards)
 {
-    if (groups == 2)
-        (fine ? fixed_row_21 : fixed_row_20)(rows, 0, w, K, n, N, bias, add);
-    else
-        (fine ? fixed_row_11 : fixed_row_10)(rows, 0, w, K, n, N, bias, add);
+    static fixed_row_function *const of[2][FIXED_GROUPS] = {{fixed_row_10, fixed_row_20, fixed_row_30, fixed_row_40},
+                                                            {fixed_row_11, fixed_row_21, fixed_row_31, fixed_row_41}};
+    const ptrdiff_t groups = (N + 15) / 16, steps = (groups + FIXED_GROUPS - 1) / FIXED_GROUPS;
+    for (ptrdiff_t s = 0; s < steps; ++s) {
+        const ptrdiff_t g = (backwards ? steps - 1 - s : s) * FIXED_GROUPS, left = groups - g;
+        of[fine != 0][(left < FIXED_GROUPS ? left : FIXED_GROUPS) - 1](rows, w + g * fixed_apart(K), K, 16 * g, N, bias,
+                                                                      add);
+    }
 }
 
 #define FIXED_DOT(C, A, W) __asm__ volatile("tdpbusd %%tmm" #W ", %%tmm" #A ", %%tmm" #C ::: "memory")
@@ -223,7 +239,6 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
                                         const float *bias, int add, int backwards)
 {
     const ptrdiff_t Kp = fixed_padded(K), apart = fixed_apart(K), groups = (N + 15) / 16, each = rows->each;
-    const ptrdiff_t step = rows->count > 1 ? 1 : 2, steps = (groups + step - 1) / step;
     const uint8_t *w = (const uint8_t *)packed + Kp * sizeof(float);
     /* as few tiles as can be, all alike: the unit takes as many cycles as they have rows (24 rows of 256: 3% less) */
     const ptrdiff_t tiles = (rows->count + AMX_ROWS - 1) / AMX_ROWS, high = (rows->count + tiles - 1) / tiles;
@@ -231,20 +246,18 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
     int32_t sums[2][FIXED_SUMS * 256] __attribute__((aligned(64)));
     fixed_sum sum = {0}; /* none yet */
     int odd = 0, plain = 1;
-    if (rows->count > 1) {
-        for (ptrdiff_t i = 0; i < rows->count; ++i)
-            plain &= rows->scale[i] == 1 && !rows->rest[i];
-        amx_begin(high, fine);
+    if (rows->count == 1) {
+        fixed_row(rows, w, K, N, fine, bias, add, backwards);
+        return;
     }
-    for (ptrdiff_t s = 0; s < steps; ++s) {
-        const ptrdiff_t g = (backwards ? steps - 1 - s : s) * step, n = 16 * g;
+    for (ptrdiff_t i = 0; i < rows->count; ++i)
+        plain &= rows->scale[i] == 1 && !rows->rest[i];
+    amx_begin(high, fine);
+    for (ptrdiff_t s = 0; s < groups; ++s) {
+        const ptrdiff_t g = backwards ? groups - 1 - s : s, n = 16 * g;
         const uint8_t *at = w + g * apart, *tile = at + sizeof(fixed_columns);
         const fixed_columns *columns = (const fixed_columns *)at;
-        const uint8_t *ahead = fetch && s + 1 < steps ? tile + (backwards ? -step : step) * apart : NULL;
-        if (rows->count == 1) {
-            fixed_row(groups - g > 1 ? 2 : 1, fine, rows, at, K, n, N, bias, add);
-            continue;
-        }
+        const uint8_t *ahead = fetch && s + 1 < groups ? tile + (backwards ? -apart : apart) : NULL;
         for (ptrdiff_t i = 0; i < rows->count; i += high, ahead = NULL, odd = !odd) {
             const ptrdiff_t last = rows->count - i < high ? rows->count : i + high;
             for (ptrdiff_t r = i; r < last; ++r)
@@ -255,13 +268,11 @@ static LANES_UNUSED void fixed_multiply(const fixed_rows *rows, const char *pack
                               last, n, add, plain, amx_mask(N - n)};
         }
     }
-    if (rows->count > 1) {
-        if (fine)
-            fixed_put(1, &sum, 16);
-        else
-            fixed_put(0, &sum, 16);
-        amx_end();
-    }
+    if (fine)
+        fixed_put(1, &sum, 16);
+    else
+        fixed_put(0, &sum, 16);
+    amx_end();
 }
 #else
 LANES_INLINE void fixed_multiply(const fixed_rows *rows, const char *packed, ptrdiff_t K, ptrdiff_t N, int fine,
