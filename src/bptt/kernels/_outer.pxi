@@ -162,7 +162,7 @@ cdef void column_sums(
         width = min(N - j, <ptrdiff_t> SUMS)
         memset(s, 0, width * sizeof(double))
         at = v + j
-        # what four numbers lose is no more than they have lost before they came here
+        # four at a time: making doubles is most of the work, and a sum of four loses little
         for r in range(fours):
             for k in range(width):
                 s[k] = s[k] + ((at[k] + at[ld + k]) + (at[2 * ld + k] + at[3 * ld + k]))
